@@ -1,0 +1,41 @@
+# Needs only Python >= 3.11, make and a package index.
+PYTHON ?= python3
+BIN := .venv/bin
+# Two test processes of one thread each: more threads than cores slow torch down several times.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/ready  ## train a small Glow on drawn faces and recover held-out ones (minutes, CPU, offline)
+	$(BIN)/python train.py fit --config configs/demo.yaml
+
+test: .venv/ready  ## all tests
+	$(PYTEST)
+
+check: .venv/ready  ## lint, types, import contracts, fast tests: before every commit
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(PYTEST) -m "not slow" -q
+
+bench: .venv/ready  ## the measurements of docs/performance.md
+	$(BIN)/python -m benchmarks
+
+format: .venv/ready  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and caches; keeps runs/ and data/
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[dev]'
+	touch $@
+
+.PHONY: help demo test check bench format clean
+.DEFAULT_GOAL := help

@@ -1,0 +1,87 @@
+"""Checkpoints that a crash cannot spoil."""
+
+import math
+import os
+import time
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+
+class Checkpoints(Checkpoint):
+    """Keeps `last.ckpt` (every epoch's end and every few minutes) and `best.ckpt`.
+
+    A checkpoint is written beside its place and moved there, so that a run killed while saving
+    keeps the one before. Must come before recovery in the list of callbacks.
+
+    Args:
+        every_minutes: also save `last.ckpt` inside an epoch, this often.
+        monitor: the validation metric whose minimum is the best; by default the bits per
+            dimension of the first held-out set.
+    """
+
+    def __init__(self, every_minutes: float = 10.0, monitor: str | None = None) -> None:
+        self.every_minutes = every_minutes
+        self.monitor = monitor
+        self.best = math.inf
+        self._saved_at = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # between micro-batches there are gradients that a checkpoint does not hold
+        due = time.monotonic() - self._saved_at >= 60 * self.every_minutes
+        if trainer.strategy.broadcast(due):  # rank 0's clock decides for all
+            self.save(trainer, "last")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        monitor = self.monitor or f"bits_per_dim/{trainer.datamodule.validation_names[0]}"
+        value = trainer.callback_metrics.get(monitor)
+        if value is not None and value < self.best:
+            self.best = float(value)
+            self.save(trainer, "best")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.save(trainer, "last")
+
+    def save(self, trainer: pl.Trainer, name: str) -> None:
+        final = checkpoint_folder(trainer.default_root_dir) / f"{name}.ckpt"
+        unfinished = final.with_suffix(".unfinished")
+        trainer.save_checkpoint(unfinished)
+        if trainer.is_global_zero:
+            os.replace(unfinished, final)
+        if name == "last":
+            self._saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+def checkpoint_folder(run_directory: str | Path) -> Path:
+    return Path(run_directory) / "checkpoints"
+
+
+def newest_checkpoint(run_directory: str | Path) -> Path | None:
+    """The newest checkpoint of a run that is whole, or None; warns about those that are not."""
+    files = checkpoint_folder(run_directory).glob("*.ckpt")
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        if zipfile.is_zipfile(path):
+            return path
+        warnings.warn(f"{path} is damaged and is left out", stacklevel=2)
+    return None

@@ -1,0 +1,264 @@
+"""Recovery while training: how well the prior recovers held-out images, epoch after epoch."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+from tqdm import tqdm
+
+from recovery.methods import Method, MethodFactory
+from recovery.operators import ImageShape, Operator
+from recovery.priors import Prior
+from recovery.report import scalars
+from recovery.rows import ConfigTexts, Row, RowFile, describe, done_images, read_rows
+from recovery.trial import ImageSet, Problem, Trial, run_trials
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which problems, on how many images of every held-out set."""
+
+    problems: list[str] = field(default_factory=list)
+    images: int = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """One problem, method and held-out set."""
+
+    operator: Operator
+    method: Method
+    images: ImageSet
+    template: Row
+
+
+class RecoveryDuringTraining(Checkpoint):
+    """After every N epochs, and at the end, recovers held-out images through the prior.
+
+    Operators, noise and images are the same every time, so curves compare epochs. Rows go to
+    `rows.csv` in the run directory before anything is sent to a logger; a recovery that was
+    interrupted is finished when training resumes. Training itself is left untouched: the prior is
+    a frozen float32 snapshot, and no global random state is drawn from.
+
+    Lightning runs `Checkpoint` callbacks last and in the order given, which is why this is one:
+    recovery comes after the weights are safe on disk (see `callbacks.checkpoints`).
+
+    Args:
+        problems: definitions by name.
+        methods: recovery methods by name, each made from the prior and the problem's gamma.
+        during: what is recovered every `every_n_epochs` epochs.
+        at_end: what is recovered when training has seen all its images.
+        every_n_epochs: how often.
+        batch_size: images recovered at once; bounds memory, changes no result.
+        pictures: images of every held-out set shown in the picture grids.
+        seed: of the measurements' noise.
+
+    Raises:
+        ValueError: a plan names a problem that is not defined.
+    """
+
+    def __init__(
+        self,
+        problems: dict[str, Problem],
+        methods: dict[str, MethodFactory],
+        during: Plan,
+        at_end: Plan,
+        every_n_epochs: int = 1,
+        batch_size: int = 16,
+        pictures: int = 8,
+        seed: int = 0,
+    ) -> None:
+        for name in (*during.problems, *at_end.problems):
+            if name not in problems:
+                raise ValueError(
+                    f"recovery: no problem is named {name!r}; defined are "
+                    f"{', '.join(sorted(problems))}"
+                )
+        if every_n_epochs < 1:
+            raise ValueError(f"recovery.every_n_epochs must be at least 1, got {every_n_epochs}")
+        self.problems = problems
+        self.methods = methods
+        self.during = during
+        self.at_end = at_end
+        self.every_n_epochs = every_n_epochs
+        self.batch_size = batch_size
+        self.pictures = pictures
+        self.seed = seed
+        self._operators: dict[str, Operator] = {}
+        self._last_end = 0.0  # when the last recovery ended
+
+    # --- when ----------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._last_end = time.perf_counter()
+        if pl_module.images_seen > 0:  # resumed: finish the recovery that was due, if any
+            self.recover_if_due(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.recover_if_due(trainer, pl_module)
+
+    def recover_if_due(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        epoch, inside = divmod(module.images_seen, trainer.datamodule.images_per_epoch)
+        if module.images_seen >= module.total_images:
+            self.recover(trainer, module, self.at_end, epoch)
+        elif inside == 0 and epoch % self.every_n_epochs == 0:
+            self.recover(trainer, module, self.during, epoch)
+
+    # --- what ----------------------------------------------------------------------------------
+
+    def recover(
+        self, trainer: pl.Trainer, module: pl.LightningModule, plan: Plan, epoch: int
+    ) -> None:
+        """Recover this rank's share of every held-out set, then log the means over all ranks."""
+        began = time.perf_counter()
+        folder, rank = Path(trainer.default_root_dir), trainer.global_rank
+        file = RowFile(folder / (f"rows-rank{rank}.csv" if rank else "rows.csv"))
+        prior: Prior = module.prior()
+        run = Row(folder.name, prior.name, module.images_seen, epoch, seed=self.seed)
+        sets = [
+            ImageSet(name, held.distribution, held.images[: plan.images], held.names[: plan.images])
+            for name, held in trainer.datamodule.held_out.items()
+        ]
+        shares = [s.subset(range(rank, len(s.images), trainer.world_size)) for s in sets]
+        texts = ConfigTexts(folder / (f"configs-rank{rank}.jsonl" if rank else "configs.jsonl"))
+        jobs = list(self.jobs(plan, prior, run, shares, texts))
+        grids: dict[str, list[Tensor]] = {}
+        with (
+            torch.autocast(module.device.type, enabled=False),
+            _bar(sum(len(job.images.images) for job in jobs), disable=rank > 0) as bar,
+        ):
+            for job in jobs:
+                for trial in self.run(job, read_rows(file.path), module.device, bar):
+                    file.append(trial.rows)
+                    bar.update(len(trial.rows))
+                    self.add_pictures(grids, job, trial)
+        now = time.perf_counter()
+        times = {
+            "recovery/seconds": now - began,
+            "recovery/share_of_time": (now - began) / (now - self._last_end),
+        }
+        rows = read_rows(file.path)
+        rows = _gather(rows[rows["images_seen"] == module.images_seen], trainer)
+        if trainer.is_global_zero and len(rows):
+            self.publish(trainer, module.images_seen, rows, grids, times)
+        self._last_end = time.perf_counter()
+
+    def jobs(
+        self, plan: Plan, prior: Prior, run: Row, sets: list[ImageSet], texts: ConfigTexts
+    ) -> Iterator[Job]:
+        for problem in plan.problems:
+            operator = self.operator(problem, prior.image_shape)
+            gamma = self.problems[problem].gamma
+            for name, factory in self.methods.items():
+                method = factory(prior, gamma)
+                template = replace(
+                    run,
+                    problem=problem,
+                    method=name,
+                    config=texts.hash(
+                        problem=describe(operator),
+                        method=describe(method),
+                        weights=prior.fingerprint,
+                    ),
+                    m=getattr(operator, "measurements", 0),
+                    sigma=getattr(operator, "sigma", 0.0),
+                    gamma=gamma,
+                )
+                for images in sets:
+                    yield Job(operator, method, images, template)
+
+    def run(
+        self, job: Job, rows: pd.DataFrame, device: torch.device, bar: "tqdm[None]"
+    ) -> Iterator[Trial]:
+        """The trials of a job that have no row yet."""
+        row, images = job.template, job.images
+        done = done_images(
+            rows,
+            config=row.config,
+            images_seen=row.images_seen,
+            dataset=images.name,
+            problem=row.problem,
+            method=row.method,
+            seed=row.seed,
+        )
+        missing = [i for i, name in enumerate(images.image_names) if name not in done]
+        bar.update(len(images.images) - len(missing))
+
+        def show(evaluation: int, active: int) -> None:
+            bar.set_postfix_str(f"{row.problem} on {images.name}, evaluation {evaluation}")
+
+        yield from run_trials(
+            images.subset(missing),
+            job.operator.to(device),
+            job.method,
+            row,
+            device=device,
+            batch_size=self.batch_size,
+            progress=show,
+        )
+
+    def operator(self, problem: str, image_shape: ImageShape) -> Operator:
+        """The problem's operator, made once and kept: drawing a large matrix takes time."""
+        if problem not in self._operators:
+            self._operators[problem] = self.problems[problem].operator(image_shape)
+        return self._operators[problem]
+
+    # --- what is shown -------------------------------------------------------------------------
+
+    def add_pictures(self, grids: dict[str, list[Tensor]], job: Job, trial: Trial) -> None:
+        """Keep the first images of a set: truth | measurement or its adjoint | recoveries."""
+        columns = grids.setdefault(f"{job.template.problem}/{job.images.name}", [])
+        if len(columns) > 1 + len(self.methods):  # a later batch of the same set
+            return
+        if not columns:
+            y = trial.y
+            seen = y if y.shape == trial.truth.shape else job.operator.A_adjoint(y)
+            columns += [trial.truth[: self.pictures], seen[: self.pictures]]
+        columns.append(trial.recovery.image[: self.pictures])
+
+    def publish(
+        self,
+        trainer: pl.Trainer,
+        images_seen: int,
+        rows: pd.DataFrame,
+        grids: dict[str, list[Tensor]],
+        times: dict[str, float],
+    ) -> None:
+        """Pictures to disk, then everything to the loggers."""
+        folder = Path(trainer.default_root_dir) / "pictures"
+        pictures = {}
+        for name, columns in grids.items():
+            cells = torch.stack([column.cpu().clamp(0, 1) for column in columns], dim=1)
+            grid = make_grid(cells.flatten(0, 1), nrow=len(columns), padding=1, pad_value=1.0)
+            path = folder / name / f"{images_seen:09d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_image(grid, path)
+            pictures[f"recovery/{name}/pictures"] = grid
+        metrics = {**scalars(rows), **times, "images_seen": float(images_seen)}
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics)
+            if isinstance(logger, WandbLogger):
+                logger.log_table("recovery/rows", dataframe=rows)
+                for name, grid in pictures.items():
+                    logger.log_image(name, [grid])
+
+
+def _bar(total: int, disable: bool) -> "tqdm[None]":
+    return tqdm(total=total, desc="Recovering", unit="image", leave=False, disable=disable)
+
+
+def _gather(rows: pd.DataFrame, trainer: pl.Trainer) -> pd.DataFrame:
+    """All ranks' rows, on every rank. The only collective, once each rank has finished."""
+    if trainer.world_size == 1:
+        return rows
+    parts: list[pd.DataFrame] = [rows] * trainer.world_size
+    torch.distributed.all_gather_object(parts, rows)
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,32 @@
+"""A grid of samples from the prior after every epoch, always from the same latents."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+from torchvision.utils import make_grid, save_image
+
+
+class Samples(Callback):
+    """Writes `samples/<images_seen>.png` in the run directory and logs it.
+
+    Args:
+        count: images in the grid.
+    """
+
+    def __init__(self, count: int = 16) -> None:
+        self.count = count
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        samples = pl_module.samples(self.count).cpu()
+        grid = make_grid(samples, nrow=max(1, round(self.count**0.5)), padding=1, pad_value=1.0)
+        path = Path(trainer.default_root_dir) / "samples" / f"{pl_module.images_seen:09d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_image(grid, path)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_metrics({"images_seen": float(pl_module.images_seen)})
+                logger.log_image("samples", [grid])

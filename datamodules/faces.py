@@ -1,0 +1,277 @@
+"""Face data modules: training images as a stream, held-out images in memory."""
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from datamodules import procedural
+from datamodules.shards import ShardIndex, decode, load_images, read_shard
+from datamodules.stream import ImageShards, StreamLoader, TrainingStream
+
+DATA_ROOT_VARIABLE = "INVERTIBLE_PRIORS_DATA"
+
+
+class HeldOut(NamedTuple):
+    """Named images that training never sees, in or out of its distribution."""
+
+    images: Tensor  # uint8 (N, C, H, W)
+    names: list[str]
+    distribution: Literal["in", "out"]
+
+
+class FaceDataModule(pl.LightningDataModule):
+    """What training and recovery need of face images, wherever they are.
+
+    Subclasses set `train_images` and `held_out` in `setup`.
+
+    Args:
+        image_size: H = W.
+        batch_size: training images per device and micro-batch.
+        seed: of the order of training images and their flips.
+        flip: mirror training images at random.
+        window: shards shuffled together (see `datamodules.stream`).
+        num_workers: loader processes per rank.
+        validation_batch_size: held-out images evaluated at once.
+    """
+
+    train_images: ImageShards
+    held_out: dict[str, HeldOut]
+
+    def __init__(
+        self,
+        image_size: int,
+        batch_size: int,
+        seed: int,
+        flip: bool,
+        window: int,
+        num_workers: int,
+        validation_batch_size: int,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.flip = flip
+        self.window = window
+        self.num_workers = num_workers
+        self.validation_batch_size = validation_batch_size
+
+    @property
+    def validation_names(self) -> list[str]:
+        return list(self.held_out)
+
+    def first_images(self, count: int) -> Tensor:
+        """The first images in stored order, uint8 (at most count, C, H, W); equal on all ranks."""
+        images: list[Tensor] = []
+        first = 0
+        for shard, size in enumerate(self.train_images.shard_sizes):
+            wanted = range(first, min(first + size, count))
+            images += [
+                self.train_images.decode(encoded)
+                for _, encoded in self.train_images.read(shard, wanted)
+            ]
+            first += size
+            if len(images) >= count:
+                break
+        return torch.stack(images)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images of whole global batches: what one epoch adds to the clock."""
+        stream = self.stream()
+        return stream.steps_per_epoch * stream.global_batch
+
+    def stream(self) -> TrainingStream:
+        assert self.trainer is not None
+        return TrainingStream(
+            self.train_images,
+            self.batch_size,
+            self.seed,
+            self.flip,
+            self.window,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+
+    def train_dataloader(self) -> StreamLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        module: Any = trainer.lightning_module
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        return StreamLoader(self.stream(), lambda: module.images_seen, self.num_workers, on_gpu)
+
+    def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
+        """One loader per held-out set, over this rank's share: every image on one rank."""
+        assert self.trainer is not None
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        loaders = []
+        for name, held_out in self.held_out.items():
+            if len(held_out.names) < world_size:
+                raise ValueError(
+                    f"held-out set {name!r} has {len(held_out.names)} images for {world_size} "
+                    "processes: use a larger set or fewer devices"
+                )
+            share = Subset(_Indexed(held_out.images), range(rank, len(held_out.names), world_size))
+            loaders.append(DataLoader(share, batch_size=self.validation_batch_size))
+        return loaders
+
+
+class ShardedFaces(FaceDataModule):
+    """Faces prepared by `python -m datamodules.prepare`, at <root>/<image_size>px/<set name>.
+
+    Args:
+        train: name of the training set.
+        in_distribution: names of held-out sets of the training set's kind.
+        out_of_distribution: names of held-out sets of another kind.
+        root: folder of prepared sets; by default the environment variable
+            INVERTIBLE_PRIORS_DATA.
+
+    Raises:
+        FileNotFoundError, ValueError: before training, naming the set and what to do.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        batch_size: int = 16,
+        train: str = "celebahq-train",
+        in_distribution: Sequence[str] = ("celeba-val",),
+        out_of_distribution: Sequence[str] = ("ffhq-val",),
+        root: str | None = None,
+        seed: int = 0,
+        flip: bool = False,
+        window: int = 8,
+        num_workers: int = 2,
+        validation_batch_size: int = 32,
+    ) -> None:
+        super().__init__(
+            image_size, batch_size, seed, flip, window, num_workers, validation_batch_size
+        )
+        self.root = root
+        self.train = train
+        self.in_distribution = in_distribution
+        self.out_of_distribution = out_of_distribution
+
+    def index(self, name: str) -> ShardIndex:
+        """The prepared set's index, checked against the files on disk."""
+        root = self.root or os.environ.get(DATA_ROOT_VARIABLE)
+        if not root:
+            raise ValueError(
+                f"where are the prepared faces? Set data.root or the environment variable "
+                f"{DATA_ROOT_VARIABLE} to the folder that holds {self.image_size}px/{name} "
+                "(docs/data.md says how to prepare it)"
+            )
+        return ShardIndex.load(Path(root) / f"{self.image_size}px" / name, self.image_size)
+
+    def setup(self, stage: str | None = None) -> None:
+        self.train_images = PreparedShards(self.index(self.train))
+        self.held_out = {}
+        for distribution, names in (
+            ("in", self.in_distribution),
+            ("out", self.out_of_distribution),
+        ):
+            for name in names:
+                self.held_out[name] = HeldOut(*load_images(self.index(name)), distribution)  # type: ignore[arg-type]
+
+
+class ProceduralFaces(FaceDataModule):
+    """Drawn faces for when no data is named: see `datamodules.procedural`.
+
+    The training split is biased (light skin, no glasses, beard or hat); `faces-val` is held out
+    of the same distribution, `faces-ood` has exactly what is missing.
+
+    Args:
+        training_images: faces in the training set.
+        held_out_images: faces in each held-out set.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        batch_size: int = 16,
+        training_images: int = 3000,
+        held_out_images: int = 64,
+        seed: int = 0,
+        flip: bool = False,
+        validation_batch_size: int = 32,
+    ) -> None:
+        super().__init__(
+            image_size,
+            batch_size,
+            seed,
+            flip,
+            window=1,
+            num_workers=0,
+            validation_batch_size=validation_batch_size,
+        )
+        self.training_images = training_images
+        self.held_out_images = held_out_images
+
+    def setup(self, stage: str | None = None) -> None:
+        self.train_images = ImagesInMemory(self._faces("in", held_out=False))
+        names = [f"face-{index:04d}" for index in range(self.held_out_images)]
+        self.held_out = {
+            "faces-val": HeldOut(self._faces("in", held_out=True), names, "in"),
+            "faces-ood": HeldOut(self._faces("out", held_out=True), names, "out"),
+        }
+
+    def _faces(self, distribution: Literal["in", "out"], held_out: bool) -> Tensor:
+        count = self.held_out_images if held_out else self.training_images
+        first = 1_000_000 if held_out else 0  # held-out faces stay the same in every run
+        return procedural.faces(
+            range(first, first + count),
+            distribution=distribution,
+            seed=0 if held_out else self.seed,
+            image_size=self.image_size,
+        )
+
+
+class PreparedShards:
+    """`ImageShards` over prepared tar files: PNG bytes, decoded when used."""
+
+    def __init__(self, index: ShardIndex) -> None:
+        self.index = index
+        self.shard_sizes = [shard.samples for shard in index.shards]
+
+    def read(self, shard: int, wanted: Collection[int]) -> Iterable[tuple[int, bytes]]:
+        for index, _, png in read_shard(self.index.shards[shard]):
+            if index in wanted:
+                yield index, png
+
+    def decode(self, encoded: bytes) -> Tensor:
+        return decode(encoded)
+
+
+class ImagesInMemory:
+    """`ImageShards` over one tensor, uint8 (N, C, H, W)."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+        self.shard_sizes = [len(images)]
+
+    def read(self, shard: int, wanted: Collection[int]) -> Iterable[tuple[int, Tensor]]:
+        return ((index, self.images[index]) for index in wanted)
+
+    def decode(self, encoded: Tensor) -> Tensor:
+        return encoded
+
+
+class _Indexed(Dataset[dict[str, Any]]):
+    """Images with their position in the set."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.images[index], "index": index}

@@ -1,0 +1,139 @@
+"""The training stream: which image comes when is a function of (seed, images_seen) alone.
+
+An epoch is a permutation of all images that depends on (seed, epoch): of the shards, and of the
+images within each window of shards, so that every shard is still read once, from start to end. It
+is cut into global batches, of which every rank takes an equal share. The last incomplete global
+batch is left out (other images every epoch); no image is doubled. Where training stands is derived
+from `images_seen`, never from what a loader has read: Lightning and the workers read ahead.
+"""
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+
+class ImageShards(Protocol):
+    """Images in shards. `read` yields (global index, encoded image) of the wanted ones only."""
+
+    shard_sizes: Sequence[int]
+
+    def read(self, shard: int, wanted: Collection[int]) -> Iterable[tuple[int, Any]]: ...
+
+    def decode(self, encoded: Any) -> Tensor: ...
+
+
+def epoch_order(
+    shard_sizes: Sequence[int], seed: int, epoch: int, window: int
+) -> list[tuple[list[int], NDArray[np.int64]]]:
+    """The epoch as windows: (shards read together, their images' global indices in order)."""
+    rng = np.random.default_rng([seed, epoch])
+    first = np.concatenate([[0], np.cumsum(shard_sizes)])
+    shards = rng.permutation(len(shard_sizes)).tolist()
+    windows = []
+    for start in range(0, len(shards), window):
+        group = shards[start : start + window]
+        images = np.concatenate([np.arange(first[s], first[s + 1]) for s in group])
+        windows.append((group, rng.permutation(images)))
+    return windows
+
+
+class TrainingStream(IterableDataset[dict[str, Tensor]]):
+    """This rank's batches from `images_seen` to the end of the epoch.
+
+    Yields `image` uint8 (batch_size, C, H, W) and `index` (batch_size,). Any number of loader
+    workers gives the same batches in the same order: worker w makes every w-th one.
+
+    Args:
+        images: where the images are.
+        batch_size: images per rank and batch.
+        seed: of order and flips.
+        flip: mirror each image or not, by (seed, epoch, index).
+        window: shards shuffled together; their encoded images are held in memory.
+
+    Raises:
+        ValueError: fewer images than one global batch.
+    """
+
+    def __init__(
+        self,
+        images: ImageShards,
+        batch_size: int,
+        seed: int,
+        flip: bool,
+        window: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.flip = flip
+        self.window = window
+        self.rank = rank
+        self.world_size = world_size
+        self.global_batch = batch_size * world_size
+        self.images_seen = 0
+        self.total = sum(images.shard_sizes)
+        self.steps_per_epoch = self.total // self.global_batch
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"{self.total} training images are fewer than one global batch of "
+                f"{self.global_batch} ({world_size} x data.batch_size {batch_size}): use more "
+                "images or smaller batches"
+            )
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        epoch, step = divmod(self.images_seen // self.global_batch, self.steps_per_epoch)
+        worker = get_worker_info()
+        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        windows = epoch_order(self.images.shard_sizes, self.seed, epoch, self.window)
+        order = np.concatenate([images for _, images in windows])
+        order = order[: self.steps_per_epoch * self.global_batch]
+        shares = order.reshape(self.steps_per_epoch, self.world_size, self.batch_size)
+        flips = np.random.default_rng([self.seed, epoch, 1]).integers(0, 2, self.total)
+        pending = deque(shares[step + number :: count, self.rank].tolist())
+        encoded: dict[int, Any] = {}
+        for shards, images in windows:
+            wanted = {index for batch in pending for index in batch} & set(images.tolist())
+            for shard in shards if wanted else ():
+                encoded.update(self.images.read(shard, wanted))
+            while pending and all(index in encoded for index in pending[0]):
+                batch = pending.popleft()
+                yield self.collate(batch, [encoded.pop(index) for index in batch], flips)
+
+    def collate(
+        self, indices: list[int], encoded: list[Any], flips: NDArray[np.int64]
+    ) -> dict[str, Tensor]:
+        decoded = [self.images.decode(item) for item in encoded]
+        if self.flip:
+            decoded = [
+                image.flip(-1) if flips[index] else image
+                for index, image in zip(indices, decoded, strict=True)
+            ]
+        return {"image": torch.stack(decoded), "index": torch.tensor(indices)}
+
+
+class StreamLoader:
+    """Reads a stream through worker processes, from where the clock stands at each epoch's start.
+
+    It has no length: a resumed epoch is shorter than the others.
+    """
+
+    def __init__(
+        self, stream: TrainingStream, clock: Callable[[], int], num_workers: int, pin_memory: bool
+    ) -> None:
+        self.stream = stream
+        self.clock = clock
+        self.loader = DataLoader(
+            stream, batch_size=None, num_workers=num_workers, pin_memory=pin_memory
+        )
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        self.stream.images_seen = self.clock()
+        return iter(self.loader)

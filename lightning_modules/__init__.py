@@ -1,0 +1,5 @@
+"""One module per way of training a prior."""
+
+from lightning_modules.maximum_likelihood import MaximumLikelihood
+
+__all__ = ["MaximumLikelihood"]

@@ -1,0 +1,101 @@
+"""What every way of training shares: the clock of training, and stopping and resuming by it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+
+class ClockedModule(pl.LightningModule):
+    """A LightningModule whose time is `images_seen`: images consumed by all ranks together.
+
+    The position in the data, schedules, noise and the end of training are functions of it. On
+    resume Lightning's own loop counters are left out: they count batches, whose size may change.
+
+    Args:
+        total_images: training stops once this many images have been seen.
+    """
+
+    def __init__(self, total_images: int) -> None:
+        super().__init__()
+        if total_images < 1:
+            raise ValueError(f"model.total_images must be at least 1, got {total_images}")
+        self.total_images = total_images
+        self.images_seen = 0
+
+    def clock_positions(self, batch_size: int) -> range:
+        """For each image of this rank's micro-batch, how many images came before it."""
+        first = self.images_seen + self.global_rank * batch_size
+        return range(first, first + batch_size)
+
+    def advance_clock(self, batch_size: int) -> None:
+        """Count a micro-batch of `batch_size` images on every rank; stop training when due."""
+        self.images_seen += batch_size * self.trainer.world_size
+        self.log("images_seen", float(self.images_seen))
+        if self.images_seen >= self.total_images:
+            self.trainer.should_stop = True
+
+    def require_finite(self, gradient_norm: Tensor) -> None:
+        """Raise FloatingPointError on every rank at once, before the step reaches the weights."""
+        if not torch.isfinite(gradient_norm):
+            raise FloatingPointError(
+                f"The loss or its gradient is not finite after {self.images_seen:,} images "
+                f"(gradient norm {gradient_norm.item()}). Nothing is lost: the last checkpoint was "
+                "written before this step. Lower model.learning_rate, lengthen "
+                "model.warmup_images or tighten model.clip_norm, and run the same command to "
+                "resume from it."
+            )
+
+    def broadcast(self, module: nn.Module) -> None:
+        """Give every rank rank 0's parameters and buffers."""
+        if self.trainer.world_size > 1:
+            for tensor in module.state_dict().values():
+                torch.distributed.broadcast(tensor, src=0)
+
+    def on_fit_start(self) -> None:
+        if self.trainer.precision not in ("32-true", "64-true", "bf16-mixed"):
+            raise ValueError(
+                f"trainer.precision {self.trainer.precision!r} is not supported: weights and "
+                "log-determinants stay in float32. Use 32-true, 64-true or bf16-mixed."
+            )
+
+    def on_train_start(self) -> None:
+        if self.images_seen >= self.total_images:  # a finished run, started again
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["images_seen"] = self.images_seen
+        checkpoint["total_images"] = self.total_images
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        require_same_architecture(self.state_dict(), checkpoint["state_dict"])
+        self.images_seen = checkpoint["images_seen"]
+        checkpoint["loops"] = None
+
+
+def require_same_architecture(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Raise ValueError naming the first parameter that is missing, extra or of another shape."""
+    for name in [*ours, *theirs]:
+        here = tuple(ours[name].shape) if name in ours else "absent"
+        there = tuple(theirs[name].shape) if name in theirs else "absent"
+        if here != there:
+            raise ValueError(
+                f"The checkpoint is of another architecture: {name} is {there} in the checkpoint "
+                f"and {here} in this config. Use the config it was trained with, or another "
+                "run.name."
+            )
+
+
+def warmup_then_decay(
+    images_seen: int, total_images: int, warmup_images: int, decay_fraction: float
+) -> float:
+    """Factor on the learning rate: linear from 0 over the warm-up, linear to 0 over the last part.
+
+    Counted at the end of the batch about to be applied, so the first step is not lost.
+    """
+    warmup = min(1.0, images_seen / warmup_images) if warmup_images else 1.0
+    remaining = max(0.0, 1 - images_seen / total_images)
+    decay = min(1.0, remaining / decay_fraction) if decay_fraction else 1.0
+    return warmup * decay

@@ -1,0 +1,198 @@
+"""Training a flow by maximum likelihood on dequantised images."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.clock import ClockedModule, warmup_then_decay
+from recovery.priors import FlowPrior, fingerprint, standard_normal_log_prob
+from recovery.seeds import normal, seed_from, uniform
+
+
+class MaximumLikelihood(ClockedModule):
+    """Minimises bits per dimension of an invertible network; hands out a `FlowPrior`.
+
+    Args:
+        network: a flow with the contract of `networks.glow.Glow`, on images in [-0.5, 0.5].
+        total_images: length of training, in images consumed by all ranks together.
+        bits: training images are reduced to 2^bits levels before dequantisation (paper: 5).
+        learning_rate: Adam's peak learning rate.
+        betas: Adam's.
+        warmup_images: linear warm-up from 0 (paper: 10,000 iterations at batch 6 = 60,000).
+        decay_fraction: the last part of training over which the rate falls linearly to 0.
+        clip_value: largest absolute gradient entry, applied first; None for none.
+        clip_norm: largest total gradient norm; None for none.
+        ema_half_life: images after which an old weight counts half in the average that
+            validation, samples and the prior use; None to use the trained weights themselves.
+        initialization_images: images that set ActNorm before the first step.
+        sample_temperature: standard deviation of the latents of the sample grid.
+        seed: of dequantisation noise and samples.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        total_images: int,
+        bits: int = 5,
+        learning_rate: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        warmup_images: int = 60_000,
+        decay_fraction: float = 0.0,
+        clip_value: float | None = None,
+        clip_norm: float | None = 100.0,
+        ema_half_life: int | None = None,
+        initialization_images: int = 128,
+        sample_temperature: float = 0.7,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(total_images)
+        if not 1 <= bits <= 8:
+            raise ValueError(f"model.bits must be in 1..8, got {bits}")
+        if not 0 <= decay_fraction <= 1:
+            raise ValueError(f"model.decay_fraction must be in [0, 1], got {decay_fraction}")
+        self.network = network
+        self.average = None
+        if ema_half_life is not None:
+            self.average = copy.deepcopy(network).requires_grad_(False)
+        self.bits = bits
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.warmup_images = warmup_images
+        self.decay_fraction = decay_fraction
+        self.clip_value = clip_value
+        self.clip_norm = clip_norm
+        self.ema_half_life = ema_half_life
+        self.initialization_images = initialization_images
+        self.sample_temperature = sample_temperature
+        self.seed = seed
+        self.averaged_at = 0  # images_seen when the average was last moved
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.averaged_at = self.images_seen  # checkpoints are written after whole steps
+
+    # --- what others use -------------------------------------------------------------------
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The network to evaluate: the moving average where there is one."""
+        return self.network if self.average is None else self.average
+
+    def prior(self) -> FlowPrior:
+        """A frozen float32 snapshot of the prior, on the module's device."""
+        network = self.averaged
+        name = type(network).__name__.lower()
+        return FlowPrior(network.frozen(), name, fingerprint(network.state_dict()))  # type: ignore[operator]
+
+    @torch.no_grad()
+    def samples(self, count: int) -> Tensor:
+        """(count, C, H, W) in [0, 1] from the same latents at every call."""
+        seeds = [seed_from("samples", self.seed, index) for index in range(count)]
+        prior = self.prior()
+        latents = self.sample_temperature * normal(seeds, (prior.latent_dim,))
+        return prior.decode(latents.to(self.device)).clamp(0, 1)
+
+    # --- likelihood --------------------------------------------------------------------------
+
+    def dequantise(self, images: Tensor, seeds: list[int]) -> Tensor:
+        """uint8 (B, C, H, W) -> [-0.5, 0.5): 2^bits levels, uniform noise within a level."""
+        levels = torch.div(images, 2 ** (8 - self.bits), rounding_mode="floor").float()
+        noise = uniform(seeds, tuple(images.shape[1:])).to(images.device, non_blocking=True)
+        return (levels + noise) / 2**self.bits - 0.5
+
+    def bits_per_dimension(self, network: nn.Module, x: Tensor) -> Tensor:
+        """Bits per dimension (B,) of x, dequantised from 2^bits levels.
+
+        -(log N(z; 0, I) + log|det dz/dx|) / (n ln 2) + bits: the density of x in [-0.5, 0.5)
+        against cells of width 2^-bits.
+        """
+        z, log_det = network(x)
+        nats = standard_normal_log_prob(z) + log_det
+        return -nats / (z.shape[1] * math.log(2)) + self.bits
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        images = batch["image"]
+        positions = self.clock_positions(len(images))
+        seeds = [seed_from("dequantise", self.seed, position) for position in positions]
+        loss = self.bits_per_dimension(self.network, self.dequantise(images, seeds)).mean()
+        self.log("train/bits_per_dim", loss, prog_bar=True)
+        self.advance_clock(len(images))
+        return loss
+
+    def validation_step(
+        self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        name = self.trainer.datamodule.validation_names[dataloader_idx]  # type: ignore[attr-defined]
+        seeds = [seed_from("validate", index) for index in batch["index"].tolist()]
+        with torch.autocast(self.device.type, enabled=False):
+            bits = self.bits_per_dimension(self.averaged, self.dequantise(batch["image"], seeds))
+        self.log(
+            f"bits_per_dim/{name}",
+            bits.mean(),
+            batch_size=len(bits),
+            on_epoch=True,
+            sync_dist=True,
+            add_dataloader_idx=False,
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("images_seen", float(self.images_seen))
+
+    # --- optimisation ------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.network.parameters(), lr=self.learning_rate, betas=self.betas)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if not self.network.initialized:
+            self.initialize_network()
+
+    def initialize_network(self) -> None:
+        """Data-dependent ActNorm from the same images on every rank."""
+        images = self.trainer.datamodule.first_images(self.initialization_images)  # type: ignore[attr-defined]
+        seeds = [seed_from("initialize", self.seed, index) for index in range(len(images))]
+        x = self.dequantise(images.to(self.device), seeds)
+        self.network.initialize(x)  # type: ignore[operator]
+        self.broadcast(self.network)  # GPUs of one kind may still round differently
+        if self.average is not None:
+            self.average.load_state_dict(self.network.state_dict())
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set the learning rate, clip, and stop before a bad gradient reaches the weights."""
+        rate = self.learning_rate * warmup_then_decay(
+            self.images_seen, self.total_images, self.warmup_images, self.decay_fraction
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        parameters = list(self.network.parameters())
+        if self.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(parameters, self.clip_value)
+        limit = math.inf if self.clip_norm is None else self.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        self.require_finite(norm)
+        self.log_dict({"train/learning_rate": rate, "train/gradient_norm": norm})
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.update_average()
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the average towards the weights: average <- d average + (1 - d) weights.
+
+        d = 2^(-images / half-life), the half-life at most 5% of the images seen so that the
+        average does not remember the start (Karras et al. 2020, appendix B).
+        """
+        if self.average is None or self.ema_half_life is None:
+            return
+        half_life = min(self.ema_half_life, 0.05 * self.images_seen)
+        weight = 1 - 0.5 ** ((self.images_seen - self.averaged_at) / half_life)
+        self.averaged_at = self.images_seen
+        for average, current in zip(
+            self.average.parameters(), self.network.parameters(), strict=True
+        ):
+            average.lerp_(current, weight)

@@ -1,0 +1,375 @@
+"""Glow (Kingma & Dhariwal 2018) as used by Asim et al. (ICML 2020), with flat latents.
+
+A flow maps an image x to a latent z of the same size and back. With f(x) = z,
+
+    log p(x) = log N(z; 0, I) + log |det df/dx|.
+
+Level: squeeze (space to depth) -> flow steps -> emit half of the channels as latent.
+Flow step: ActNorm -> invertible 1x1 convolution -> affine coupling.
+
+Everything of a step that depends on its weights alone (ActNorm merged into the convolution beside
+it, inverse matrices, log-determinants) is computed once by `FlowStep.fold` and used by the
+arithmetic of `FoldedStep`. Training folds once per batch; `Glow.frozen` folds once for good.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What keeps a flow invertible in float32, each with its source.
+
+    The defaults make every test image recoverable. `Stability.paper()` has the formulas of the
+    paper's 64px networks, where nothing bounds the inverse.
+    """
+
+    min_scale: float = 0.1  # couplings scale by min_scale..1, so inverses by at most 1/min_scale
+    # (Behrmann et al. 2021: unbounded affine couplings have exploding inverses)
+    actnorm_epsilon: float = 1e-4  # added to every ActNorm scale (paper, section 6.2.1)
+    activation_clip: float | None = None  # |activation| after each step (paper, 6.2.1: 128px only)
+
+    @classmethod
+    def paper(cls) -> "Stability":
+        return cls(min_scale=0.0, actnorm_epsilon=0.0, activation_clip=None)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_scale < 1:
+            raise ValueError(f"min_scale must be in [0, 1), got {self.min_scale}")
+        if self.actnorm_epsilon < 0:
+            raise ValueError(f"actnorm_epsilon must be at least 0, got {self.actnorm_epsilon}")
+        if self.activation_clip is not None and self.activation_clip <= 0:
+            raise ValueError(f"activation_clip must be positive, got {self.activation_clip}")
+
+
+class Affine(NamedTuple):
+    """A convolution's weight (C_out, C_in, k, k) and bias (C_out,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+
+    def scaled(self, scale: Tensor, shift: Tensor | float = 0.0) -> "Affine":
+        """The convolution followed by x -> (x + shift) * scale, per channel, as one convolution."""
+        return Affine(self.weight * scale.view(-1, 1, 1, 1), (self.bias + shift) * scale)
+
+    def detached(self) -> "Affine":
+        weight = self.weight.detach().clone(memory_format=torch.channels_last)
+        return Affine(weight, self.bias.detach().clone())
+
+
+class ActNorm(nn.Module):
+    """y = (x + bias) * (exp(log_scale) + epsilon), per channel, set from data once."""
+
+    def __init__(self, channels: int, epsilon: float) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+        self.epsilon = epsilon
+
+    def scale(self) -> Tensor:
+        return self.log_scale.exp() + self.epsilon
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> Tensor:
+        """Give x (B, C, H, W) zero mean and unit variance; a constant channel keeps its scale."""
+        std, mean = torch.std_mean(x.double(), dim=(0, 2, 3), correction=0)
+        constant = std < 1e-4  # nothing to normalise: scaling by 1 / std would amplify rounding
+        self.bias.copy_(-mean)
+        self.log_scale.copy_(torch.where(constant, 1.0, std).log().neg())
+        return (x + self.bias.view(-1, 1, 1)) * self.scale().view(-1, 1, 1)
+
+
+class CouplingNet(nn.Module):
+    """conv3x3 -> ActNorm -> ReLU -> conv1x1 -> ActNorm -> ReLU -> conv3x3, output starts at 0."""
+
+    def __init__(self, channels: int, hidden: int, epsilon: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels // 2, hidden, 3, padding=1)
+        self.norm1 = ActNorm(hidden, epsilon)
+        self.conv2 = nn.Conv2d(hidden, hidden, 1)
+        self.norm2 = ActNorm(hidden, epsilon)
+        self.conv3 = nn.Conv2d(hidden, channels, 3, padding=1)
+        self.log_scale = nn.Parameter(torch.zeros(channels))  # output times exp(3 log_scale)
+        for conv, std in ((self.conv1, 0.01), (self.conv2, 0.01), (self.conv3, 0.0)):
+            nn.init.normal_(conv.weight, std=std)
+            nn.init.zeros_(_affine(conv).bias)
+
+    def fold(self) -> tuple[Affine, Affine, Affine]:
+        return (
+            _affine(self.conv1).scaled(self.norm1.scale(), self.norm1.bias),
+            _affine(self.conv2).scaled(self.norm2.scale(), self.norm2.bias),
+            _affine(self.conv3).scaled((3 * self.log_scale).exp()),
+        )
+
+    def initialize(self, x: Tensor) -> None:
+        x = F.relu(self.norm1.initialize(self.conv1(x)))
+        self.norm2.initialize(self.conv2(x))
+
+
+class FlowStep(nn.Module):
+    """ActNorm -> invertible 1x1 convolution -> affine coupling: the weights and their folding."""
+
+    def __init__(self, channels: int, hidden: int, stability: Stability) -> None:
+        super().__init__()
+        self.norm = ActNorm(channels, stability.actnorm_epsilon)
+        rotation, _ = torch.linalg.qr(torch.randn(channels, channels))
+        self.matrix = nn.Parameter(rotation.contiguous())
+        self.net = CouplingNet(channels, hidden, stability.actnorm_epsilon)
+        self.stability = stability
+
+    def fold(self) -> "FoldedStep":
+        return FoldedStep(
+            self.matrix, self.norm.scale(), self.norm.bias, self.net.fold(), self.stability
+        )
+
+    def initialize(self, x: Tensor) -> Tensor:
+        """Set the ActNorms from x (B, C, H, W), the step's input; returns the step's output."""
+        self.norm.initialize(x)
+        folded = self.fold()
+        self.net.initialize(folded.mix(x).chunk(2, dim=1)[1])
+        return self.fold().forward(x)[0]
+
+
+@dataclass
+class FoldedStep:
+    """One flow step's arithmetic. `forward`: x -> (y, log_det); `inverse`: y -> x."""
+
+    matrix: Tensor  # (C, C), the 1x1 convolution
+    scale: Tensor  # (C,), of ActNorm
+    bias: Tensor  # (C,), of ActNorm
+    net: tuple[Affine, Affine, Affine]
+    stability: Stability
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        xa, xb = self.mix(x).chunk(2, dim=1)
+        scale, shift = self.coupling(xb)
+        y = self.clip(torch.cat([scale * xa + shift, xb], dim=1))
+        pixels = x.shape[2] * x.shape[3]
+        return y, pixels * self.log_det + scale.log().sum(dim=(1, 2, 3))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        ya, xb = y.chunk(2, dim=1)
+        scale, shift = self.coupling(xb)
+        return self.clip(self.unmix(torch.cat([(ya - shift) / scale, xb], dim=1)))
+
+    def coupling(self, xb: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale in (min_scale, 1) and shift for the other half, each (B, C/2, H, W)."""
+        conv1, conv2, conv3 = self.net
+        raw = conv3(F.relu(conv2(F.relu(conv1(xb))))).to(xb.dtype)  # may run in bf16 inside
+        low = self.stability.min_scale
+        return low + (1 - low) * torch.sigmoid(raw[:, 0::2] + 2), raw[:, 1::2]
+
+    def mix(self, x: Tensor) -> Tensor:
+        with _full_precision(x):
+            return self._mix(x)
+
+    def unmix(self, y: Tensor) -> Tensor:
+        with _full_precision(y):
+            return self._unmix(y)
+
+    def clip(self, x: Tensor) -> Tensor:
+        bound = self.stability.activation_clip
+        return x if bound is None else x.clamp(-bound, bound)
+
+    @cached_property
+    def _mix(self) -> Affine:  # W ((x + b) s) = (W s) x + W (b s)
+        weight = self.matrix * self.scale
+        return Affine(weight[:, :, None, None], weight @ self.bias)
+
+    @cached_property
+    def _unmix(self) -> Affine:  # (W s)^-1 y - b, the inverse in float64
+        weight = (self.matrix.double() * self.scale.double()).inverse().to(self.matrix.dtype)
+        return Affine(weight[:, :, None, None], -self.bias)
+
+    @cached_property
+    def log_det(self) -> Tensor:  # per pixel, of ActNorm and the 1x1 convolution
+        return self.scale.log().sum() + torch.linalg.slogdet(self.matrix).logabsdet
+
+    def detached(self) -> "FoldedStep":
+        """A copy without gradients, all weight-only work done."""
+        conv1, conv2, conv3 = (conv.detached() for conv in self.net)
+        matrix, scale, bias = (t.detach().clone() for t in (self.matrix, self.scale, self.bias))
+        step = FoldedStep(matrix, scale, bias, (conv1, conv2, conv3), self.stability)
+        _ = step._mix, step._unmix, step.log_det
+        return step
+
+
+class FoldedGlow:
+    """The multi-scale arithmetic over folded steps. See `Glow` for shapes and latent order.
+
+    `steps[l]` are the steps of level l. Holds no parameters and, from `Glow.frozen`, no graph.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], steps: list[list[FoldedStep]], recompute: bool
+    ) -> None:
+        self.image_shape = image_shape
+        self.latent_dim = math.prod(image_shape)
+        self.steps = steps
+        self.recompute = recompute
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, H, W) in [-0.5, 0.5] -> z (B, n), log_det (B,) in nats."""
+        _check_shape(x, self.image_shape)
+        latents, log_det = [], x.new_zeros(len(x))
+        for level, steps in enumerate(self.steps):
+            x = _squeeze(x)
+            for step in steps:
+                x, step_log_det = self._forward(step, x)
+                log_det = log_det + step_log_det
+            if level < len(self.steps) - 1:
+                x, latent = x.chunk(2, dim=1)
+                latents.append(latent.flatten(1))
+        return torch.cat([*latents, x.flatten(1)], dim=1), log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """z (B, n) -> x (B, C, H, W)."""
+        _check_shape(z, (self.latent_dim,))
+        shapes = _latent_shapes(self.image_shape, len(self.steps))
+        parts = z.split([math.prod(shape) for shape in shapes], dim=1)
+        latents = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        x = latents.pop()
+        for level, steps in reversed(list(enumerate(self.steps))):
+            if level < len(self.steps) - 1:
+                x = torch.cat([x, latents.pop()], dim=1)
+            x = x.contiguous(memory_format=torch.channels_last)
+            for step in reversed(steps):
+                x = step.inverse(x)
+            x = F.pixel_shuffle(x, 2)
+        return x
+
+    def _forward(self, step: FoldedStep, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(step.forward, x, use_reentrant=False)
+        return step.forward(x)
+
+
+class Glow(nn.Module):
+    """Multi-scale Glow with standard normal latents.
+
+    Args:
+        image_size: H = W, divisible by 2^levels.
+        channels: image channels.
+        steps: flow steps on every level but the last.
+        levels: squeezes; after each but the last, half of the channels are emitted as latent.
+        hidden: width of the coupling networks.
+        last_level_steps: flow steps on the last level (1 in the authors' code).
+        stability: bounds that keep the inverse finite.
+        recompute: trade time for memory: keep each step's input only, recompute in backward.
+
+    Latents are flat: level 1's part first, the deepest level last, each flattened C, H, W.
+
+    Raises:
+        ValueError: sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        channels: int = 3,
+        steps: int = 18,
+        levels: int = 4,
+        hidden: int = 512,
+        last_level_steps: int = 1,
+        stability: Stability | None = None,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(image_size, channels, steps, levels, hidden, last_level_steps) < 1:
+            raise ValueError("Glow: every size and count must be at least 1")
+        if image_size % 2**levels:
+            raise ValueError(
+                f"Glow: image_size {image_size} is not divisible by 2^levels = {2**levels}; "
+                "use fewer levels or another image size"
+            )
+        self.image_shape = (channels, image_size, image_size)
+        self.latent_dim = math.prod(self.image_shape)
+        self.recompute = recompute
+        stability = stability or Stability()
+        counts = [steps] * (levels - 1) + [last_level_steps]
+        self.levels = nn.ModuleList(
+            nn.ModuleList(
+                FlowStep(channels * 2 ** (level + 2), hidden, stability) for _ in range(count)
+            )
+            for level, count in enumerate(counts)
+        )
+        self.register_buffer("initialized", torch.tensor(False))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, H, W) in [-0.5, 0.5] -> z (B, n), log_det (B,) in nats."""
+        return self.fold().forward(x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """z (B, n) -> x (B, C, H, W)."""
+        return self.fold().inverse(z)
+
+    def fold(self) -> FoldedGlow:
+        steps = [[step.fold() for step in level] for level in self._levels()]
+        return FoldedGlow(self.image_shape, steps, self.recompute)
+
+    @torch.no_grad()
+    def frozen(self) -> FoldedGlow:
+        """A snapshot for recovery: no gradients to the weights, all weight-only work done."""
+        steps = [[step.fold().detached() for step in level] for level in self._levels()]
+        return FoldedGlow(self.image_shape, steps, recompute=False)
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor) -> None:
+        """Set every ActNorm from images (B, C, H, W) in [-0.5, 0.5]. Call once before training.
+
+        Every rank must pass the same images. Raises RuntimeError when called twice.
+        """
+        if self.initialized:
+            raise RuntimeError("Glow.initialize: already initialised (a trained network?)")
+        _check_shape(images, self.image_shape)
+        x = images
+        for index, level in enumerate(self._levels()):
+            x = _squeeze(x)
+            for step in level:
+                x = step.initialize(x)
+            if index < len(self.levels) - 1:
+                x = x.chunk(2, dim=1)[0]
+        self.initialized.fill_(True)  # type: ignore[operator]
+
+    def _levels(self) -> Iterator[list[FlowStep]]:
+        for level in self.levels:
+            yield [step for step in level.children() if isinstance(step, FlowStep)]
+
+
+def _squeeze(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, 4C, H/2, W/2); output channel 4 c + 2 dy + dx."""
+    return F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
+
+
+def _latent_shapes(image_shape: tuple[int, int, int], levels: int) -> list[tuple[int, int, int]]:
+    """(C, H, W) of each level's latent: half of the squeezed channels, the last level's whole."""
+    channels, height, width = image_shape
+    shapes = [(channels * 2**k, height >> k, width >> k) for k in range(1, levels)]
+    return [*shapes, (channels * 2 ** (levels + 1), height >> levels, width >> levels)]
+
+
+def _affine(conv: nn.Conv2d) -> Affine:
+    assert conv.bias is not None
+    return Affine(conv.weight, conv.bias)
+
+
+def _full_precision(x: Tensor) -> torch.autocast:
+    """Only coupling networks may run in half precision: latents and log_det stay float32."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _check_shape(x: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(x.shape[1:]) != shape:
+        raise ValueError(f"Glow: expected (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")

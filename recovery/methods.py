@@ -1,0 +1,78 @@
+"""What every recovery method returns, and how to make one from a prior."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recovery.operators import Operator
+from recovery.priors import Prior
+
+Status = Literal["converged", "budget", "diverged"]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One recovered image per row; never an average.
+
+    Attributes:
+        image: (B, C, H, W), not clamped.
+        latent: (B, n), or None for methods without latents.
+        objective: (B,) final value of what was minimised.
+        residual: (B,) ||A(image) - y||.
+        steps, evaluations: (B,) int64, of the minimiser and of the objective.
+        status: per image.
+    """
+
+    image: Tensor
+    latent: Tensor | None
+    objective: Tensor
+    residual: Tensor
+    steps: Tensor
+    evaluations: Tensor
+    status: tuple[Status, ...]
+
+
+def concatenate(parts: Sequence[Recovery]) -> Recovery:
+    """The recoveries of consecutive parts of a batch as one."""
+    latents = [part.latent for part in parts if part.latent is not None]
+    return Recovery(
+        image=torch.cat([part.image for part in parts]),
+        latent=torch.cat(latents) if latents else None,
+        objective=torch.cat([part.objective for part in parts]),
+        residual=torch.cat([part.residual for part in parts]),
+        steps=torch.cat([part.steps for part in parts]),
+        evaluations=torch.cat([part.evaluations for part in parts]),
+        status=tuple(status for part in parts for status in part.status),
+    )
+
+
+# called after every batched evaluation with its number and the number of images still searched
+Progress = Callable[[int, int], None]
+
+
+class Method(ABC):
+    """Recovers images from measurements y (B, ...) of an operator."""
+
+    @abstractmethod
+    def recover(
+        self, y: Tensor, operator: Operator, progress: Progress | None = None
+    ) -> Recovery: ...
+
+
+# (prior, gamma) -> method; gamma is the weight of the penalty, which belongs to the problem
+MethodFactory = Callable[[Prior, float], Method]
+
+
+def residual_energy(y: Tensor, measured: Tensor) -> Tensor:
+    """||measured - y||^2 per image, (B,)."""
+    return (measured - y).flatten(1).square().sum(dim=1)
+
+
+def residual_norm(image: Tensor, y: Tensor, operator: Operator) -> Tensor:
+    """||A(image) - y|| per image, (B,), without gradient."""
+    with torch.no_grad():
+        return residual_energy(y, operator.A(image)).sqrt()

@@ -1,0 +1,146 @@
+"""The results table: one row per recovered image, on disk before anything is sent anywhere."""
+
+import csv
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+KEY = ["run", "prior", "images_seen", "dataset", "image", "problem", "method", "variant", "seed"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recovered image. PSNR in dB; `psnr_hole` inside an inpainting hole, else empty."""
+
+    run: str
+    prior: str
+    images_seen: int
+    epoch: int
+    dataset: str = ""
+    distribution: str = ""
+    image: str = ""
+    problem: str = ""
+    method: str = ""
+    variant: str = ""
+    seed: int = 0
+    config: str = ""
+    m: int = 0
+    sigma: float = 0.0
+    gamma: float = 0.0
+    psnr: float = math.nan
+    psnr_hole: float | None = None
+    ssim: float = math.nan
+    objective: float = math.nan
+    residual: float = math.nan
+    latent_norm: float | None = None
+    steps: int = 0
+    evaluations: int = 0
+    seconds: float = math.nan
+    status: str = ""
+
+
+COLUMNS = [field.name for field in fields(Row)]
+
+
+class RowFile:
+    """Appends rows to a CSV file; each call is on disk when it returns.
+
+    A last line cut short by a crash is dropped when the file is opened. Raises ValueError if the
+    file has other columns.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.stat().st_size == 0:
+            self._append([COLUMNS])
+            return
+        text = path.read_bytes()
+        if not text.endswith(b"\n"):
+            with path.open("rb+") as file:
+                file.truncate(text.rfind(b"\n") + 1)
+        header = text.split(b"\n", 1)[0].decode().strip().split(",")
+        if header != COLUMNS:
+            raise ValueError(f"{path} has other columns than this version writes: move it away")
+
+    def append(self, rows: Iterable[Row]) -> None:
+        self._append([_cell(value) for value in asdict(row).values()] for row in rows)
+
+    def _append(self, lines: Iterable[Iterable[Any]]) -> None:
+        with self.path.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_rows(path: Path | str) -> pd.DataFrame:
+    """Rows of a file, or of all `rows*.csv` of a run directory; the last of each key counts.
+
+    Raises FileNotFoundError where there are none.
+    """
+    path = Path(path)
+    files = sorted(path.glob("rows*.csv")) if path.is_dir() else [path]
+    if not files or not files[0].exists():
+        raise FileNotFoundError(f"no rows at {path}: expected a rows.csv written by a run")
+    text = dict.fromkeys(["run", "image", "variant", "config"], str)
+    parts = [pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""]) for file in files]
+    rows = pd.concat(parts, ignore_index=True)
+    rows["variant"] = rows["variant"].fillna("")
+    return rows.drop_duplicates(KEY, keep="last", ignore_index=True)
+
+
+def done_images(rows: pd.DataFrame, **key: Any) -> set[str]:
+    """Names of the images whose rows already match every given column, `config` among them."""
+    matches = pd.Series(True, index=rows.index)
+    for column, value in key.items():
+        matches &= rows[column] == value
+    return set(rows.loc[matches, "image"])
+
+
+class ConfigTexts:
+    """Short hashes of configurations; each text is stored once in `configs.jsonl`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: set[str] = set()
+        if path.exists():
+            for line in path.read_text().splitlines():
+                self.known.add(line.split('"', 4)[3])
+
+    def hash(self, **config: Any) -> str:
+        text = json.dumps(config, sort_keys=True)
+        short = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+        if short not in self.known:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"hash": short, "config": config}, sort_keys=False) + "\n")
+            self.known.add(short)
+        return short
+
+
+def describe(thing: object) -> dict[str, Any]:
+    """What an operator or a method is: its class and its public settings, as JSON values."""
+    settings: dict[str, Any] = {"class": f"{type(thing).__module__}.{type(thing).__qualname__}"}
+    values = {**vars(thing), **vars(thing).get("_buffers", {})}
+    for name, value in sorted(values.items()):
+        if name.startswith("_") or name in ("training", "prior", "batch_size"):
+            continue
+        if isinstance(value, Tensor):
+            value = hashlib.blake2b(value.cpu().numpy().tobytes(), digest_size=5).hexdigest()
+        if isinstance(value, bool | int | float | str | None | tuple | list):
+            settings[name] = value
+    return settings
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else value

@@ -1,0 +1,113 @@
+"""A trial: held-out images, measured by a problem's operator, recovered by a method, as rows."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recovery.methods import Method, Progress, Recovery
+from recovery.metrics import psnr, ssim
+from recovery.operators import Operator, OperatorFactory
+from recovery.rows import Row
+from recovery.seeds import seed_from
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A named operator configuration and the penalty the paper gives it.
+
+    Args:
+        operator: makes the operator for an image shape (C, H, W).
+        gamma: weight of ||z||^2: above 0 formulation (1), 0 formulation (2).
+    """
+
+    operator: OperatorFactory
+    gamma: float = 0.0
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Named images uint8 (N, C, H, W), in or out of the training distribution."""
+
+    name: str
+    distribution: Literal["in", "out"]
+    images: Tensor
+    image_names: Sequence[str]
+
+    def subset(self, indices: Sequence[int]) -> "ImageSet":
+        names = [self.image_names[index] for index in indices]
+        return replace(self, images=self.images[list(indices)], image_names=names)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One batch: truth and y on the method's device, the recovery, and a row per image."""
+
+    truth: Tensor
+    y: Tensor
+    recovery: Recovery
+    rows: list[Row]
+
+
+def run_trials(
+    images: ImageSet,
+    operator: Operator,
+    method: Method,
+    template: Row,
+    *,
+    device: torch.device,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> Iterator[Trial]:
+    """Measure and recover `images`, `batch_size` at a time; batches change no image's result.
+
+    Each image's noise comes from (template.seed, set name, image name). `template` holds the
+    columns that do not depend on the image.
+    """
+    for start in range(0, len(images.images), batch_size):
+        part = images.subset(range(len(images.images))[start : start + batch_size])
+        truth = part.images.to(device).float() / 255
+        seeds = [seed_from(template.seed, part.name, name) for name in part.image_names]
+        y = operator(truth, seeds=seeds)
+        began = time.perf_counter()
+        recovery = method.recover(y, operator, progress)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = (time.perf_counter() - began) / len(truth)
+        yield Trial(truth, y, recovery, _rows(part, operator, truth, recovery, seconds, template))
+
+
+def _rows(
+    images: ImageSet,
+    operator: Operator,
+    truth: Tensor,
+    recovery: Recovery,
+    seconds: float,
+    template: Row,
+) -> list[Row]:
+    hole = getattr(operator, "hole", None)
+    in_hole = psnr(recovery.image, truth, hole.to(truth.device)) if hole is not None else None
+    whole, structural = psnr(recovery.image, truth), ssim(recovery.image, truth)
+    norms = None if recovery.latent is None else recovery.latent.norm(dim=1)
+    return [
+        replace(
+            template,
+            dataset=images.name,
+            distribution=images.distribution,
+            image=name,
+            psnr=whole[i].item(),
+            psnr_hole=None if in_hole is None else in_hole[i].item(),
+            ssim=structural[i].item(),
+            objective=recovery.objective[i].item(),
+            residual=recovery.residual[i].item(),
+            latent_norm=None if norms is None else norms[i].item(),
+            steps=int(recovery.steps[i]),
+            evaluations=int(recovery.evaluations[i]),
+            seconds=seconds,
+            status=recovery.status[i],
+        )
+        for i, name in enumerate(images.image_names)
+    ]

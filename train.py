@@ -1,0 +1,239 @@
+"""Train a prior and watch its recovery: python train.py fit --config configs/demo.yaml
+
+The same command again resumes: newest checkpoint, same W&B run. See docs/training.md.
+"""
+
+import netrc
+import os
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from rich.console import Console
+
+from callbacks.checkpoints import Checkpoints, newest_checkpoint
+from callbacks.metrics_file import MetricsFile
+from callbacks.progress import ImageProgress
+from callbacks.recovery import RecoveryDuringTraining
+from callbacks.samples import Samples
+from datamodules.faces import FaceDataModule
+from lightning_modules.clock import ClockedModule
+from recovery.report import summary_table
+from recovery.rows import read_rows
+
+DEFAULTS = Path(__file__).parent / "configs" / "defaults.yaml"
+
+# What a resumed run may change: lengths, logging and the machine it runs on.
+CHANGEABLE = (
+    "trainer.",
+    "run.",
+    "recovery.",
+    "checkpoints.",
+    "samples.",
+    "model.init_args.total_images",
+    "data.init_args.root",
+    "data.init_args.num_workers",
+    "data.init_args.validation_batch_size",
+)
+
+
+@dataclass
+class Run:
+    """Where a run lives and reports to.
+
+    Attributes:
+        name: its folder is <root>/<name>; a run that exists there is resumed.
+        root: folder of all runs.
+        wandb: auto is online if a W&B key is set, else offline.
+        project: W&B project.
+        accept_changes: resume even if architecture, data, optimisation or seed have changed.
+    """
+
+    name: str
+    root: str = "runs"
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "invertible-priors"
+    accept_changes: bool = False
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.root) / self.name
+
+
+class Train(LightningCLI):
+    """LightningCLI with a run directory, resuming, and the callbacks every training has."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            ClockedModule,
+            FaceDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            trainer_defaults={"callbacks": [ImageProgress()]},
+            parser_kwargs={"fit": {"default_config_files": [str(DEFAULTS)]}},
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # Named groups, so that a later --config file changes one key of one callback.
+        parser.add_class_arguments(Run, "run")
+        parser.add_lightning_class_args(Samples, "samples")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(RecoveryDuringTraining, "recovery")
+
+    def before_instantiate_classes(self) -> None:
+        trainer = self.config.fit.trainer
+        for key in ("max_epochs", "max_steps"):
+            if trainer[key] not in (-1, None):
+                raise ValueError(
+                    f"trainer.{key} = {trainer[key]} is not used: batch sizes and the number of "
+                    "optimisers change what it means. Set model.total_images instead."
+                )
+        torch.set_float32_matmul_precision("high")
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        self.run: Run = self.config_init.fit.run
+        self.check_against_earlier_config()
+        directory = self.run.directory
+        loggers = [MetricsFile(directory / "metrics.jsonl"), *wandb_logger(self.run)]
+        return super().instantiate_trainer(
+            logger=loggers, default_root_dir=str(directory), **kwargs
+        )
+
+    def check_against_earlier_config(self) -> None:
+        """Show what differs from the run's earlier config; refuse what changes its meaning."""
+        path = self.run.directory / "config.yaml"
+        if not path.exists():
+            return
+        before = flatten(yaml.safe_load(path.read_text()))
+        after = flatten(yaml.safe_load(self.config_text()))
+        changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        lines = [f"  {key}: {before.get(key)} -> {after.get(key)}" for key in sorted(changed)]
+        refused = [key for key in changed if not key.startswith(CHANGEABLE)]
+        if refused and not self.run.accept_changes:
+            raise ValueError(
+                f"{self.run.directory} holds a run with another config:\n"
+                + "\n".join(lines)
+                + f"\n{sorted(refused)[0]} changes what the run is. Choose another run.name, or "
+                "pass --run.accept_changes true to continue with the new values."
+            )
+        if lines:
+            rank_zero_info("The config has changed since this run was last started:")
+            rank_zero_info("\n".join(lines))
+
+    def config_text(self) -> str:
+        return str(self._parser("fit").dump(self.config.fit, skip_none=False))
+
+    def before_fit(self) -> None:
+        network, data = self.model.network, self.datamodule
+        if network.image_shape[-1] != data.image_size:
+            raise ValueError(
+                f"model.network.image_size is {network.image_shape[-1]} and data.image_size is "
+                f"{data.image_size}: set both to the same"
+            )
+        self.write_config()
+
+    @rank_zero_only
+    def write_config(self) -> None:
+        self.run.directory.mkdir(parents=True, exist_ok=True)
+        (self.run.directory / "config.yaml").write_text(self.config_text())
+
+    def fit(self, model: ClockedModule, **kwargs: Any) -> None:
+        checkpoint = newest_checkpoint(self.run.directory)
+        if checkpoint is not None:
+            rank_zero_info(f"Resuming from {checkpoint}")
+            kwargs["ckpt_path"] = checkpoint
+        self.trainer.fit(model, **kwargs)
+
+    def after_fit(self) -> None:
+        if self.trainer.is_global_zero:
+            show_results(self.run.directory)
+
+
+def wandb_logger(run: Run) -> list[WandbLogger]:
+    """The W&B logger, its run id kept in the run directory; none if disabled."""
+    if run.wandb == "disabled":
+        return []
+    offline = run.wandb == "offline" or (run.wandb == "auto" and not has_wandb_key())
+    identity = run.directory / "wandb_id"
+    if not identity.exists() and rank_zero_only.rank == 0:
+        run.directory.mkdir(parents=True, exist_ok=True)
+        identity.write_text(secrets.token_hex(4))
+    logger = WandbLogger(
+        project=run.project,
+        name=run.name,
+        save_dir=str(run.directory),
+        id=identity.read_text() if identity.exists() else None,
+        resume="allow",
+        offline=offline,
+    )
+    if rank_zero_only.rank == 0:
+        logger.experiment.define_metric("*", step_metric="images_seen", step_sync=True)
+    return [logger]
+
+
+def has_wandb_key() -> bool:
+    """Whether `wandb login` was run or WANDB_API_KEY is set; asks no server."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        return netrc.netrc().authenticators(host or "") is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
+
+
+def show_results(directory: Path) -> None:
+    """The last recovery as a table, and where everything is."""
+    console = Console()
+    try:
+        console.print(summary_table(read_rows(directory)))
+    except FileNotFoundError:
+        console.print("No recovery was asked for (recovery.at_end.problems is empty).")
+    for name, what in (
+        ("rows.csv", "one row per recovered image"),
+        ("metrics.jsonl", "every number logged while training"),
+        ("pictures", "truth | measurement | recovery"),
+        ("samples", "samples from the prior"),
+        ("checkpoints", "last.ckpt, best.ckpt"),
+    ):
+        console.print(f"{directory / name}: {what}", highlight=False)
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested config as {dotted key: value}."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def main(args: list[str] | None = None) -> None:
+    try:
+        Train(args)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        if os.environ.get("INVERTIBLE_PRIORS_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        print("(INVERTIBLE_PRIORS_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
