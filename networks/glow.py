@@ -172,36 +172,34 @@ class FoldedStep:
 
     def mix(self, x: Tensor) -> Tensor:
         with _full_precision(x):
-            return self._mix(x)
+            return self.forward_mix(x)
 
     def unmix(self, y: Tensor) -> Tensor:
         with _full_precision(y):
-            return self._unmix(y)
+            return self.inverse_mix(y)
 
     def clip(self, x: Tensor) -> Tensor:
         bound = self.stability.activation_clip
         return x if bound is None else x.clamp(-bound, bound)
 
-    @cached_property
-    def _mix(self) -> Affine:  # W ((x + b) s) = (W s) x + W (b s)
+    def __post_init__(self) -> None:
+        # W ((x + b) s) = (W s) x + W (b s)
         weight = self.matrix * self.scale
-        return Affine(weight[:, :, None, None], weight @ self.bias)
+        self.forward_mix = Affine(weight[:, :, None, None], weight @ self.bias)
+        # per pixel, of ActNorm and the 1x1 convolution
+        self.log_det = self.scale.log().sum() + torch.linalg.slogdet(self.matrix).logabsdet
 
     @cached_property
-    def _unmix(self) -> Affine:  # (W s)^-1 y - b, the inverse in float64
+    def inverse_mix(self) -> Affine:  # (W s)^-1 y - b, the inverse in float64
         weight = (self.matrix.double() * self.scale.double()).inverse().to(self.matrix.dtype)
         return Affine(weight[:, :, None, None], -self.bias)
-
-    @cached_property
-    def log_det(self) -> Tensor:  # per pixel, of ActNorm and the 1x1 convolution
-        return self.scale.log().sum() + torch.linalg.slogdet(self.matrix).logabsdet
 
     def detached(self) -> "FoldedStep":
         """A copy without gradients, all weight-only work done."""
         conv1, conv2, conv3 = (conv.detached() for conv in self.net)
         matrix, scale, bias = (t.detach().clone() for t in (self.matrix, self.scale, self.bias))
         step = FoldedStep(matrix, scale, bias, (conv1, conv2, conv3), self.stability)
-        _ = step._mix, step._unmix, step.log_det
+        _ = step.inverse_mix  # now, not in the middle of a search
         return step
 
 
@@ -305,6 +303,7 @@ class Glow(nn.Module):
             for level, count in enumerate(counts)
         )
         self.register_buffer("initialized", torch.tensor(False))
+        self.initialized: Tensor
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -316,13 +315,14 @@ class Glow(nn.Module):
         return self.fold().inverse(z)
 
     def fold(self) -> FoldedGlow:
-        steps = [[step.fold() for step in level] for level in self._levels()]
+        with _full_precision(self.initialized):
+            steps = [[step.fold() for step in level] for level in self._levels()]
         return FoldedGlow(self.image_shape, steps, self.recompute)
 
     @torch.no_grad()
     def frozen(self) -> FoldedGlow:
         """A snapshot for recovery: no gradients to the weights, all weight-only work done."""
-        steps = [[step.fold().detached() for step in level] for level in self._levels()]
+        steps = [[step.detached() for step in level] for level in self.fold().steps]
         return FoldedGlow(self.image_shape, steps, recompute=False)
 
     @torch.no_grad()
@@ -341,7 +341,7 @@ class Glow(nn.Module):
                 x = step.initialize(x)
             if index < len(self.levels) - 1:
                 x = x.chunk(2, dim=1)[0]
-        self.initialized.fill_(True)  # type: ignore[operator]
+        self.initialized.fill_(True)
 
     def _levels(self) -> Iterator[list[FlowStep]]:
         for level in self.levels:
