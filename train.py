@@ -26,7 +26,7 @@ from callbacks.progress import ImageProgress
 from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
 from datamodules.faces import FaceDataModule
-from lightning_modules.clock import ClockedModule
+from lightning_modules.clock import ClockedModule, require_same_architecture
 from recovery.report import summary_table
 from recovery.rows import read_rows
 
@@ -117,7 +117,7 @@ class Train(LightningCLI):
     def check_against_earlier_config(self) -> None:
         """Show what differs from the run's earlier config; refuse what changes its meaning."""
         path = self.run.directory / "config.yaml"
-        if not path.exists():
+        if not path.exists() or newest_checkpoint(self.run.directory) is None:
             return
         before = flatten(yaml.safe_load(path.read_text()))
         after = flatten(yaml.safe_load(self.config_text()))
@@ -145,19 +145,21 @@ class Train(LightningCLI):
                 f"model.network.image_size is {network.image_shape[-1]} and data.image_size is "
                 f"{data.image_size}: set both to the same"
             )
+
+    def fit(self, model: ClockedModule, **kwargs: Any) -> None:
+        """Train from the run's newest checkpoint, else from --ckpt_path, else from the start."""
+        checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
+        if checkpoint is not None:
+            rank_zero_info(f"Resuming from {checkpoint}")
+            saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+            require_same_architecture(model.state_dict(), saved["state_dict"])
         self.write_config()
+        self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
 
     @rank_zero_only
     def write_config(self) -> None:
         self.run.directory.mkdir(parents=True, exist_ok=True)
         (self.run.directory / "config.yaml").write_text(self.config_text())
-
-    def fit(self, model: ClockedModule, **kwargs: Any) -> None:
-        checkpoint = newest_checkpoint(self.run.directory)
-        if checkpoint is not None:
-            rank_zero_info(f"Resuming from {checkpoint}")
-            kwargs["ckpt_path"] = checkpoint
-        self.trainer.fit(model, **kwargs)
 
     def after_fit(self) -> None:
         if self.trainer.is_global_zero:

@@ -52,23 +52,26 @@ def latest(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary_table(rows: pd.DataFrame) -> Table:
-    """The last recovery as a terminal table: mean PSNR +- standard error per problem and set."""
-    table = Table(title=f"Recovery after {rows['images_seen'].max():,} images")
-    for column in ("problem", "method", "set", "distribution"):
-        table.add_column(column)
-    for column in ("m", "PSNR (dB)", "in the hole", "SSIM", "images", "not converged"):
-        table.add_column(column, justify="right")
-    for row in means(latest(rows)).itertuples():
+    """The last recovery as a terminal table: mean PSNR ± standard error per problem and set."""
+    rows = latest(rows)
+    title = f"Recovery after {rows['images_seen'].max():,} images, mean PSNR in dB"
+    table = Table(title=title, title_justify="left")
+    for column in ("problem", "method", "held-out set"):
+        table.add_column(column, no_wrap=True)
+    for column in ("m", "PSNR", "in hole", "SSIM", "images", "unfinished"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in means(rows).itertuples():
         table.add_row(
             row.problem,
             row.method,
-            row.dataset,
-            row.distribution,
+            f"{row.dataset} ({row.distribution})",
             f"{row.m:,}",
-            f"{row.psnr:.2f} ± {row.sem:.2f}",
+            f"{row.psnr:.2f}" + ("" if pd.isna(row.sem) else f" ± {row.sem:.2f}"),
             "" if pd.isna(row.psnr_hole) else f"{row.psnr_hole:.2f}",
             f"{row.ssim:.3f}",
             str(row.images),
             str(row.not_converged) + (f" ({row.diverged} diverged)" if row.diverged else ""),
         )
+    table.caption = "in, out: of the training distribution. unfinished: stopped by the budget."
+    table.caption_justify = "left"
     return table

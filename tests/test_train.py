@@ -1,0 +1,390 @@
+"""Training as a user runs it: resuming, recovering, refusing, on one process and on two."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb
+import yaml
+
+import train
+from callbacks.checkpoints import newest_checkpoint
+from callbacks.recovery import RecoveryDuringTraining
+from lightning_modules.clock import ClockedModule, warmup_then_decay
+from recovery.rows import KEY, read_rows
+
+REPOSITORY = Path(__file__).parent.parent
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+OVERLAYS = {"defaults.yaml", "cluster.yaml", "paper_parity.yaml"}
+
+
+class Killed(Exception):
+    """Stands for a node that went away."""
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("INVERTIBLE_PRIORS_TRACEBACK", "1")
+
+
+def run(arguments: list[str], *more: str) -> Path:
+    """Train as from the command line; returns the run directory."""
+    return train.Train([*arguments, *more]).run.directory
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, images_seen: int) -> None:
+    """Make the batch after `images_seen` images fail, like a killed process."""
+    advance = ClockedModule.advance_clock
+
+    def dying(self: ClockedModule, batch_size: int) -> None:
+        if self.images_seen >= images_seen:
+            raise Killed
+        advance(self, batch_size)
+
+    monkeypatch.setattr(ClockedModule, "advance_clock", dying)
+
+
+def losses(directory: Path) -> dict[int, float]:
+    """Training loss by images_seen; a later line (a resumed run's) replaces an earlier one."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return {
+        int(line["images_seen"]): line["train/bits_per_dim"]
+        for line in lines
+        if "train/bits_per_dim" in line
+    }
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    a, b = (torch.load(newest(path), weights_only=True) for path in (one, other))
+    assert a["images_seen"] == b["images_seen"]
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    assert all(torch.equal(a["state_dict"][name], b["state_dict"][name]) for name in a["state_dict"])
+    moments_a, moments_b = (c["optimizer_states"][0]["state"] for c in (a, b))
+    for index in moments_a:
+        assert all(
+            torch.equal(moments_a[index][key], moments_b[index][key]) for key in moments_a[index]
+        )
+
+
+def newest(directory: Path) -> Path:
+    path = newest_checkpoint(directory)
+    assert path is not None
+    return path
+
+
+# --- a run -----------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_rows_pictures_samples_and_checkpoints(tiny: list[str]) -> None:
+    directory = run(tiny)
+    rows = read_rows(directory)
+    assert sorted(rows["images_seen"].unique()) == [64, 128, 192]
+    during = rows[rows["images_seen"] == 64]
+    assert set(during["problem"]) == {"cs-10%", "denoise-0.1"}
+    assert len(during) == 2 * 2 * 3
+    at_end = rows[rows["images_seen"] == 192]
+    assert len(at_end) == 3 * 2 * 5
+    assert set(at_end["distribution"]) == {"in", "out"}
+    assert at_end.loc[at_end["problem"] == "inpaint-centre", "psnr_hole"].notna().all()
+    assert rows["epoch"].tolist() == (rows["images_seen"] // 64).tolist()
+    for path in (
+        "config.yaml",
+        "configs.jsonl",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "samples/000000192.png",
+        "pictures/cs-25%/faces-ood/000000192.png",
+    ):
+        assert (directory / path).exists(), path
+    logged = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert all("images_seen" in line for line in logged)
+    names = {name for line in logged for name in line}
+    assert {
+        "bits_per_dim/faces-val",
+        "bits_per_dim/faces-ood",
+        "recovery/cs-25%/faces-val/latent-search/psnr",
+        "recovery/cs-25%/gap/latent-search/psnr",
+        "recovery/seconds",
+        "recovery/share_of_time",
+    } <= names
+
+
+def test_the_same_images_noise_and_operators_every_epoch(tiny: list[str]) -> None:
+    rows = read_rows(run(tiny, "--model.learning_rate=0"))
+    problem = rows[(rows["problem"] == "cs-10%")]
+    by_epoch = problem.pivot_table(index=["dataset", "image"], columns="images_seen", values="psnr")
+    assert by_epoch.shape == (6, 2)
+    assert (by_epoch[64] - by_epoch[128]).abs().max() < 0.02  # only the average still settles
+
+
+def test_recovery_leaves_training_untouched(tiny: list[str], tmp_path: Path) -> None:
+    on = run(tiny)
+    off = run(
+        tiny,
+        "--run.name=off",
+        "--recovery.during.problems=[]",
+        "--recovery.at_end.problems=[]",
+    )
+    assert len(losses(on)) == 24
+    assert losses(on) == losses(off)
+    assert_same_checkpoint(on, off)
+
+
+# --- resuming --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("killed_at", [32, 64, 112])  # in the first epoch, at its end, in the next
+def test_resumes_bit_for_bit(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, killed_at: int, accumulate: int
+) -> None:
+    options = [
+        f"--trainer.accumulate_grad_batches={accumulate}",
+        "--data.flip=true",
+        "--checkpoints.every_minutes=0",
+        "--recovery.during.problems=[]",
+        "--recovery.at_end.problems=[]",
+    ]
+    whole = run(tiny, *options, "--run.name=whole")
+    with monkeypatch.context() as patch:
+        kill_at(patch, killed_at)
+        with pytest.raises(Killed):
+            run(tiny, *options, "--run.name=resumed")
+    resumed = run(tiny, *options, "--run.name=resumed")
+    assert_same_checkpoint(whole, resumed)
+    assert losses(whole) == losses(resumed)
+
+
+def test_a_recovery_that_was_due_is_finished_first(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_rows(run(tiny, "--run.name=whole"))
+    from recovery.rows import RowFile
+
+    append = RowFile.append
+    calls = 0
+
+    def dying(self: RowFile, rows: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Killed
+        append(self, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowFile, "append", dying)
+        with pytest.raises(Killed):
+            run(tiny, "--run.name=resumed")
+    directory = run(tiny, "--run.name=resumed")
+    text = (directory / "rows.csv").read_text().splitlines()
+    resumed = read_rows(directory)
+    assert len(text) == 1 + len(resumed) == 1 + len(whole)  # none lost, none computed twice
+    key = [name for name in KEY if name != "run"]
+    both = whole.merge(resumed, on=key, suffixes=("", "_resumed"))
+    assert len(both) == len(whole)
+    assert (both["psnr"] - both["psnr_resumed"]).abs().max() < 0.02
+
+
+def test_a_finished_run_trains_nothing_and_shows_its_table(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = run(tiny)
+    first = (directory / "rows.csv").read_text()
+    count = len(losses(directory))
+    capsys.readouterr()
+    before = newest(directory).stat().st_mtime_ns
+    run(tiny)
+    assert "Recovery after 192 images" in capsys.readouterr().out
+    assert newest(directory).stat().st_mtime_ns == before
+    assert (directory / "rows.csv").read_text() == first
+    assert len(losses(directory)) == count
+
+
+def test_more_images_continue_a_finished_run(tiny: list[str]) -> None:
+    run(tiny)
+    directory = run(tiny, "--model.total_images=256", "--model.decay_fraction=0.3")
+    assert max(losses(directory)) == 256
+
+
+def test_a_damaged_checkpoint_is_left_out(tiny: list[str]) -> None:
+    directory = run(tiny, "--model.total_images=64")
+    last = directory / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert newest_checkpoint(directory) == directory / "checkpoints" / "best.ckpt"
+
+
+def test_wandb_keeps_its_run_and_its_axis(tiny: list[str]) -> None:
+    directory = run(tiny, "--run.wandb=offline", "--model.total_images=64")
+    identity = (directory / "wandb_id").read_text()
+    wandb.finish()  # as the end of the process does
+    run(tiny, "--run.wandb=offline", "--model.total_images=128")
+    wandb.finish()
+    assert (directory / "wandb_id").read_text() == identity
+    folders = sorted(path.name for path in (directory / "wandb").glob("offline-run-*"))
+    assert len(folders) == 2
+    assert all(name.endswith(identity) for name in folders)
+
+
+# --- what is refused -------------------------------------------------------------------------
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """What the command prints when it refuses; it must end with status 2."""
+    os.environ.pop("INVERTIBLE_PRIORS_TRACEBACK", None)
+    with pytest.raises(SystemExit) as ended:
+        train.main(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model.learning_rat=1", "learning_rat"),
+        ("--model.learning_rate=fast", "learning_rate"),
+        ("--model.bits=9", "model.bits must be in 1..8, got 9"),
+        ("--recovery.during.problems=[cs-11%]", "no problem is named 'cs-11%'"),
+        ("--trainer.max_epochs=3", "Set model.total_images instead"),
+        ("--trainer.precision=bf16-true", "bf16-true' is not supported"),
+        ("--data.image_size=16", "image_size is 8 and data.image_size is 16"),
+        ("--data.batch_size=100", "70 training images are fewer than one global batch of 100"),
+        ("--model.learning_rate=1e30", "not finite after"),
+    ],
+)
+def test_bad_values_are_named(
+    tiny: list[str], capsys: pytest.CaptureFixture[str], option: str, said: str
+) -> None:
+    assert said in refused(capsys, [*tiny, option])
+
+
+def test_missing_data_is_named(
+    tiny: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("INVERTIBLE_PRIORS_DATA", raising=False)
+    arguments = ["fit", "--config=configs/glow_celeba32.yaml", f"--run.root={tmp_path}"]
+    arguments += ["--run.wandb=disabled", "--trainer.accelerator=cpu"]
+    assert "INVERTIBLE_PRIORS_DATA" in refused(capsys, arguments)
+    said = refused(capsys, [*arguments, f"--data.root={tmp_path / 'nowhere'}"])
+    assert "nowhere/32px/celeba-train" in said and "datamodules.prepare" in said
+
+
+def test_a_changed_config_is_shown_and_refused_or_accepted(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = run(tiny, "--model.total_images=64")
+    said = refused(capsys, [*tiny, "--model.total_images=64", "--model.network.hidden=16"])
+    assert "network.init_args.hidden: 8 -> 16" in said and "--run.accept_changes" in said
+    said = refused(
+        capsys, [*tiny, "--model.network.hidden=16", "--run.accept_changes=true"]
+    )
+    assert "another architecture" in said and "conv1.weight" in said
+    assert max(losses(directory)) == 64
+    run(tiny, "--model.total_images=128")  # a length may change
+    assert max(losses(directory)) == 128
+
+
+# --- several processes -----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_recover(tiny: list[str], tmp_path: Path) -> None:
+    """With the cluster overlay: equal steps, every image once, the same weights on both ranks."""
+    arguments = [
+        *tiny[:2],
+        "--config=configs/cluster.yaml",
+        *tiny[2:],
+        "--trainer.devices=2",
+        "--trainer.precision=32-true",
+        f"--trainer.callbacks+={{class_path: tests.helpers.SaveRank, init_args: {{folder: {tmp_path}}}}}",
+    ]
+    subprocess.run(
+        [sys.executable, "train.py", *arguments],
+        check=True,
+        cwd=REPOSITORY,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert ranks[0]["steps"] == ranks[1]["steps"] == 12
+    assert ranks[0]["indices"].isdisjoint(ranks[1]["indices"])
+    assert len(ranks[0]["indices"]) == len(ranks[1]["indices"])
+    for moment in ("initial", "final"):
+        assert ranks[0][moment].keys() == ranks[1][moment].keys()
+        for name, tensor in ranks[0][moment].items():
+            assert torch.equal(tensor, ranks[1][moment][name]), (moment, name)
+    directory = tmp_path / "runs" / "demo"
+    rows = read_rows(directory)
+    at_end = rows[rows["images_seen"] == 192]
+    assert len(at_end) == 3 * 2 * 5
+    assert not at_end.duplicated(["problem", "dataset", "image"]).any()
+    assert (directory / "rows-rank1.csv").exists()
+    metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    logged = [m for m in metrics if "recovery/cs-25%/faces-val/latent-search/psnr" in m]
+    mean = at_end[(at_end["problem"] == "cs-25%") & (at_end["dataset"] == "faces-val")]["psnr"].mean()
+    assert logged[-1]["recovery/cs-25%/faces-val/latent-search/psnr"] == pytest.approx(mean, abs=1e-3)
+
+
+# --- configs ---------------------------------------------------------------------------------
+
+
+def configured(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], check: Callable[[train.Train], None]
+) -> None:
+    """Instantiate everything a command names, without data and training."""
+    monkeypatch.setattr(train.Train, "fit", lambda self, model, **kwargs: None)
+    monkeypatch.setattr(train.Train, "after_fit", lambda self: None)
+    check(train.Train(["fit", *arguments, "--run.wandb=disabled", "--trainer.accelerator=cpu"]))
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.name not in OVERLAYS], ids=lambda p: p.stem)
+def test_every_config_instantiates(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def check(cli: train.Train) -> None:
+        assert cli.model.network.image_shape[-1] == cli.datamodule.image_size
+        assert cli.run.name == path.stem.replace("_", "-")
+
+    configured(monkeypatch, [f"--config={path}", f"--run.root={tmp_path}"], check)
+
+
+def test_an_overlay_does_not_drop_callbacks(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kinds: list[list[str]] = []
+
+    def check(cli: train.Train) -> None:
+        kinds.append([type(callback).__name__ for callback in cli.trainer.callbacks])
+        recovery = next(c for c in cli.trainer.callbacks if isinstance(c, RecoveryDuringTraining))
+        assert "cs-10%" in recovery.problems
+
+    plain = [f"--config=configs/demo.yaml", f"--run.root={tmp_path}"]
+    configured(monkeypatch, plain, check)
+    overlay = ["--config=configs/cluster.yaml", "--trainer.devices=1", "--trainer.strategy=auto"]
+    configured(monkeypatch, [*plain, *overlay, "--run.accept_changes=true"], check)
+    assert kinds[0] == kinds[1]
+    assert {"ImageProgress", "Samples", "Checkpoints", "RecoveryDuringTraining"} <= set(kinds[0])
+    assert kinds[0].index("Checkpoints") < kinds[0].index("RecoveryDuringTraining")
+
+
+def test_configs_are_named_for_their_runs() -> None:
+    for path in CONFIGS:
+        if path.name not in OVERLAYS:
+            assert yaml.safe_load(path.read_text())["run"]["name"] == path.stem.replace("_", "-")
+
+
+@pytest.mark.parametrize(
+    ("seen", "factor"), [(0, 0.0), (50, 0.5), (100, 1.0), (700, 1.0), (850, 0.5), (1000, 0.0)]
+)
+def test_learning_rate_schedule(seen: int, factor: float) -> None:
+    assert warmup_then_decay(seen, 1000, 100, 0.3) == pytest.approx(factor)
