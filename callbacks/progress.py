@@ -1,10 +1,25 @@
 """Progress in images: one bar for the whole of training, across epochs and resumes."""
 
+import sys
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
+
+
+def image_bar(title: str, total: int, **options: Any) -> "tqdm[None]":
+    """A bar that counts images: twice a second on a terminal, twice a minute in a log."""
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        total=total,
+        desc=title,
+        unit="image",
+        mininterval=interval,
+        miniters=0,
+        smoothing=0.05,
+        **options,
+    )
 
 
 class ImageProgress(ProgressBar):
@@ -22,13 +37,10 @@ class ImageProgress(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._bar = tqdm(
-            total=pl_module.total_images,
+        self._bar = image_bar(
+            "Training",
+            pl_module.total_images,
             initial=min(pl_module.images_seen, pl_module.total_images),
-            desc="Training",
-            unit="image",
-            mininterval=1.0,
-            smoothing=0.05,
             disable=not self._enabled,
         )
 
@@ -47,7 +59,8 @@ class ImageProgress(ProgressBar):
                 {
                     name.split("/", 1)[-1]: f"{value:.3f}"
                     for name, value in trainer.progress_bar_metrics.items()
-                }
+                },
+                refresh=False,
             )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

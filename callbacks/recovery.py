@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
+from callbacks.progress import image_bar
 from recovery.methods import Method, MethodFactory
 from recovery.operators import ImageShape, Operator
 from recovery.priors import Prior
@@ -130,10 +131,11 @@ class RecoveryDuringTraining(Checkpoint):
         shares = [s.subset(range(rank, len(s.images), trainer.world_size)) for s in sets]
         texts = ConfigTexts(folder / (f"configs-rank{rank}.jsonl" if rank else "configs.jsonl"))
         jobs = list(self.jobs(plan, prior, run, shares, texts))
+        total = sum(len(job.images.images) for job in jobs)
         grids: dict[str, list[Tensor]] = {}
         with (
             torch.autocast(module.device.type, enabled=False),
-            _bar(sum(len(job.images.images) for job in jobs), disable=rank > 0) as bar,
+            image_bar("Recovering", total, leave=False, disable=rank > 0) as bar,
         ):
             for job in jobs:
                 for trial in self.run(job, read_rows(file.path), module.device, bar):
@@ -193,7 +195,9 @@ class RecoveryDuringTraining(Checkpoint):
         bar.update(len(images.images) - len(missing))
 
         def show(evaluation: int, active: int) -> None:
-            bar.set_postfix_str(f"{row.problem} on {images.name}, evaluation {evaluation}")
+            text = f"{row.problem} on {images.name}, evaluation {evaluation}, {active} active"
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(0)
 
         yield from run_trials(
             images.subset(missing),
@@ -242,7 +246,10 @@ class RecoveryDuringTraining(Checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
             save_image(grid, path)
             pictures[f"recovery/{name}/pictures"] = grid
-        metrics = {**scalars(rows), **times, "images_seen": float(images_seen)}
+        watched = rows[rows["image"].isin(self._watched_images(trainer))]
+        metrics = {**scalars(watched, "recovery"), **times, "images_seen": float(images_seen)}
+        if len(watched) < len(rows):
+            metrics |= scalars(rows, "recovery_at_end")
         for logger in trainer.loggers:
             logger.log_metrics(metrics)
             if isinstance(logger, WandbLogger):
@@ -250,9 +257,10 @@ class RecoveryDuringTraining(Checkpoint):
                 for name, grid in pictures.items():
                     logger.log_image(name, [grid])
 
-
-def _bar(total: int, disable: bool) -> "tqdm[None]":
-    return tqdm(total=total, desc="Recovering", unit="image", leave=False, disable=disable)
+    def _watched_images(self, trainer: pl.Trainer) -> set[str]:
+        """Names of the images recovered every time: only they make comparable curves."""
+        sets = trainer.datamodule.held_out.values()
+        return {name for held_out in sets for name in held_out.names[: self.during.images]}
 
 
 def _gather(rows: pd.DataFrame, trainer: pl.Trainer) -> pd.DataFrame:

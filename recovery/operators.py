@@ -28,7 +28,7 @@ class Operator(nn.Module):
 
     def __init__(self, image_shape: ImageShape, sigma: float, seed: int) -> None:
         super().__init__()
-        if sigma < 0:
+        if not sigma >= 0:
             raise ValueError(f"sigma must be at least 0, got {sigma}")
         self.image_shape = image_shape
         self.sigma = sigma
@@ -51,6 +51,8 @@ class Operator(nn.Module):
         if self.sigma == 0:
             return y
         seeds = range(len(x)) if seeds is None else seeds
+        if len(seeds) != len(x):
+            raise ValueError(f"{len(x)} images need as many seeds, got {len(seeds)}")
         noise = normal([seed_from("noise", self.seed, s) for s in seeds], tuple(y.shape[1:]))
         return y + self.measured(self.sigma * noise.to(y))
 
@@ -74,7 +76,7 @@ class GaussianSensing(Operator):
 
     Args:
         image_shape: (C, H, W).
-        m: measurements; an int, or a fraction of n below 1.
+        m: measurements; an int, or a float up to 1.0, the fraction of n.
         noise_norm: sqrt(E ||noise||^2), spread evenly over the measurements (paper: 0.1).
         seed: of A and noise.
 
@@ -86,8 +88,10 @@ class GaussianSensing(Operator):
     ) -> None:
         n = math.prod(image_shape)
         count = round(m * n) if isinstance(m, float) and m <= 1 else int(m)
-        if count < 1:
-            raise ValueError(f"m must be at least 1 measurement, got {m} (n = {n})")
+        if count < 1 or (m > 1 and count != m):
+            raise ValueError(f"m must be a count or a fraction of n = {n}, at least 1: got {m}")
+        if not noise_norm >= 0:
+            raise ValueError(f"noise_norm must be at least 0, got {noise_norm}")
         super().__init__(image_shape, noise_norm / math.sqrt(count), seed)
         self.m = count
         self._drawn: Tensor | None = None
@@ -103,8 +107,10 @@ class GaussianSensing(Operator):
             shape = (self.m, math.prod(self.image_shape))
             entries = torch.randn(shape, generator=generator("sensing matrix", self.seed))
             self._drawn = entries / math.sqrt(self.m)
-        self._drawn = self._drawn.to(like)
-        return self._drawn
+        # kept in the widest type asked for: a visit to half precision must not round it for good
+        dtype = torch.promote_types(self._drawn.dtype, like.dtype)
+        self._drawn = self._drawn.to(like.device, dtype)
+        return self._drawn.to(like.dtype)
 
     @property
     def measurements(self) -> int:

@@ -1,7 +1,19 @@
-"""Rows as a reader wants them: means with counts and standard errors, curves."""
+"""Rows as a reader wants them: means with counts and standard errors, curves.
+
+python -m recovery.report runs/demo      the table, and curves.png in the run directory
+"""
+
+import json
+import sys
+from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
 from rich.table import Table
+
+from recovery.rows import read_rows
 
 GROUP = ["problem", "m", "dataset", "distribution", "method"]
 
@@ -26,15 +38,15 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
-def scalars(rows: pd.DataFrame) -> dict[str, float]:
+def scalars(rows: pd.DataFrame, prefix: str) -> dict[str, float]:
     """What is charted while training, from the rows of one recovery.
 
-    `recovery/<problem>/<dataset>/<method>/psnr` (and ssim, psnr_hole), and the gap between the
-    distributions, `recovery/<problem>/gap/<method>/psnr`.
+    `<prefix>/<problem>/<dataset>/<method>/psnr` (and ssim, psnr_hole), and the gap between the
+    distributions, `<prefix>/<problem>/gap/<method>/psnr`.
     """
     logged: dict[str, float] = {}
     for row in means(rows).itertuples():
-        name = f"recovery/{row.problem}/{row.dataset}/{row.method}"
+        name = f"{prefix}/{row.problem}/{row.dataset}/{row.method}"
         logged[f"{name}/psnr"] = row.psnr
         logged[f"{name}/ssim"] = row.ssim
         if not pd.isna(row.psnr_hole):
@@ -42,8 +54,19 @@ def scalars(rows: pd.DataFrame) -> dict[str, float]:
     sides = rows.pivot_table(index=["problem", "method"], columns="distribution", values="psnr")
     if {"in", "out"} <= set(sides.columns):
         for (problem, method), gap in (sides["in"] - sides["out"]).items():
-            logged[f"recovery/{problem}/gap/{method}/psnr"] = gap
+            logged[f"{prefix}/{problem}/gap/{method}/psnr"] = gap
     return logged
+
+
+def comparable(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of images that every recovery of their problem and set includes.
+
+    A recovery at the end takes in more images than those while training: their means do not
+    belong on one curve.
+    """
+    times = rows.groupby(["problem", "dataset"])["images_seen"].transform("nunique")
+    seen = rows.groupby(["problem", "dataset", "method", "image"])["images_seen"]
+    return rows[seen.transform("nunique") == times]
 
 
 def latest(rows: pd.DataFrame) -> pd.DataFrame:
@@ -54,17 +77,25 @@ def latest(rows: pd.DataFrame) -> pd.DataFrame:
 def summary_table(rows: pd.DataFrame) -> Table:
     """The last recovery as a terminal table: mean PSNR ± standard error per problem and set."""
     rows = latest(rows)
-    title = f"Recovery after {rows['images_seen'].max():,} images, mean PSNR in dB"
-    table = Table(title=title, title_justify="left")
-    for column in ("problem", "method", "held-out set"):
+    several = rows["method"].nunique() > 1
+    by = "" if several else f" by {rows['method'].iloc[0]}"
+    table = Table(
+        title=f"Recovery{by} after {rows['images_seen'].max():,} images: mean PSNR in dB",
+        title_justify="left",
+        caption="in, out: of the training distribution. budget: images not converged.",
+        caption_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("problem", *(["method"] if several else []), "held-out set"):
         table.add_column(column, no_wrap=True)
-    for column in ("m", "PSNR", "in hole", "SSIM", "images", "unfinished"):
+    for column in ("m", "PSNR", "hole", "SSIM", "images", "budget"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in means(rows).itertuples():
         table.add_row(
             row.problem,
-            row.method,
-            f"{row.dataset} ({row.distribution})",
+            *([row.method] if several else []),
+            f"{row.dataset} {row.distribution}",
             f"{row.m:,}",
             f"{row.psnr:.2f}" + ("" if pd.isna(row.sem) else f" ± {row.sem:.2f}"),
             "" if pd.isna(row.psnr_hole) else f"{row.psnr_hole:.2f}",
@@ -72,6 +103,81 @@ def summary_table(rows: pd.DataFrame) -> Table:
             str(row.images),
             str(row.not_converged) + (f" ({row.diverged} diverged)" if row.diverged else ""),
         )
-    table.caption = "in, out: of the training distribution. unfinished: stopped by the budget."
-    table.caption_justify = "left"
     return table
+
+
+def training_curves(directory: Path) -> Figure:
+    """Bits per dimension and mean PSNR against images seen, PSNR against m at the end.
+
+    Reads `metrics.jsonl` and the rows of a run directory. In distribution solid, out dashed;
+    bars are standard errors.
+    """
+    rows = read_rows(directory)
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(rows["dataset"]))}
+    same = comparable(rows)
+    watched = [p for p, group in same.groupby("problem") if group["images_seen"].nunique() > 1]
+    figure = Figure(figsize=(4.0 * (2 + len(watched)), 3.4), layout="constrained")
+    likelihood, *recoveries, measured = figure.subplots(1, 2 + len(watched), squeeze=False)[0]
+    _draw_likelihood(likelihood, directory / "metrics.jsonl", colours)
+    for axes, problem in zip(recoveries, watched, strict=True):
+        _draw_recovery(axes, same[same["problem"] == problem], "images_seen", colours)
+        axes.set(title=problem, xlabel="images seen", ylabel="mean PSNR (dB)")
+    sensing = latest(rows)
+    sensing = sensing[sensing["problem"].str.startswith("cs-")]
+    _draw_recovery(measured, sensing, "m", colours)
+    title = f"compressive sensing at {rows['images_seen'].max():,} images"
+    measured.set(title=title, xlabel="measurements m", ylabel="mean PSNR (dB)")
+    return figure
+
+
+def _draw_recovery(axes: Axes, rows: pd.DataFrame, against: str, colours: dict[str, str]) -> None:
+    for (distribution, dataset, method), group in rows.groupby(
+        ["distribution", "dataset", "method"]
+    ):
+        points = group.groupby(against)["psnr"].agg(["mean", "sem"]).fillna(0)
+        axes.errorbar(
+            points.index,
+            points["mean"],
+            points["sem"],
+            fmt={"in": "o-", "out": "s--"}[distribution],
+            color=colours[dataset],
+            capsize=2,
+            label=f"{dataset} ({distribution}), {method}",
+        )
+    _finish(axes)
+
+
+def _draw_likelihood(axes: Axes, path: Path, colours: dict[str, str]) -> None:
+    curves: dict[str, dict[float, float]] = {}
+    for line in path.read_text().splitlines():
+        metrics = json.loads(line)
+        for name, value in metrics.items():
+            if name.startswith("bits_per_dim/"):
+                curves.setdefault(name.split("/", 1)[1], {})[metrics["images_seen"]] = value
+    for name, points in sorted(curves.items()):
+        axes.plot(list(points), list(points.values()), "o-", color=colours.get(name), label=name)
+    axes.set(title="likelihood", xlabel="images seen", ylabel="bits per dimension")
+    _finish(axes)
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    if axes.get_xlim()[1] > 10_000:
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        sys.exit("usage: python -m recovery.report RUN_DIRECTORY")
+    directory = Path(arguments[0])
+    try:
+        Console().print(summary_table(read_rows(directory)))
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")
+    training_curves(directory).savefig(directory / "curves.png", dpi=110)
+    print(directory / "curves.png")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

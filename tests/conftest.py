@@ -40,7 +40,7 @@ TINY = [
 ]
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny(tmp_path: Path) -> list[str]:
     """Arguments of `train.py` for a run of seconds in tmp_path/runs/demo."""
     return ["fit", *TINY, f"--run.root={tmp_path / 'runs'}"]
