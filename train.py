@@ -3,10 +3,12 @@
 The same command again resumes: newest checkpoint, same W&B run. See docs/training.md.
 """
 
+import logging
 import netrc
 import os
 import secrets
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +19,7 @@ import torch
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
 from callbacks.checkpoints import Checkpoints, newest_checkpoint
@@ -27,7 +29,7 @@ from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
 from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule, require_same_architecture
-from recovery.report import summary_table
+from recovery.report import summary_table, training_curves
 from recovery.rows import read_rows
 
 DEFAULTS = Path(__file__).parent / "configs" / "defaults.yaml"
@@ -103,7 +105,8 @@ class Train(LightningCLI):
                     f"trainer.{key} = {trainer[key]} is not used: batch sizes and the number of "
                     "optimisers change what it means. Set model.total_images instead."
                 )
-        torch.set_float32_matmul_precision("high")
+        # float32 means float32: speed comes from bf16 inside the coupling networks (cluster.yaml)
+        torch.backends.cudnn.allow_tf32 = False
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.run: Run = self.config_init.fit.run
@@ -132,8 +135,7 @@ class Train(LightningCLI):
                 "pass --run.accept_changes true to continue with the new values."
             )
         if lines:
-            rank_zero_info("The config has changed since this run was last started:")
-            rank_zero_info("\n".join(lines))
+            say("The config has changed since this run was last started:", *lines)
 
     def config_text(self) -> str:
         return str(self._parser("fit").dump(self.config.fit, skip_none=False))
@@ -150,7 +152,7 @@ class Train(LightningCLI):
         """Train from the run's newest checkpoint, else from --ckpt_path, else from the start."""
         checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
         if checkpoint is not None:
-            rank_zero_info(f"Resuming from {checkpoint}")
+            say(f"Resuming from {checkpoint}")
             saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
             require_same_architecture(model.state_dict(), saved["state_dict"])
         self.write_config()
@@ -202,18 +204,20 @@ def has_wandb_key() -> bool:
 def show_results(directory: Path) -> None:
     """The last recovery as a table, and where everything is."""
     console = Console()
-    try:
-        console.print(summary_table(read_rows(directory)))
-    except FileNotFoundError:
-        console.print("No recovery was asked for (recovery.at_end.problems is empty).")
+    rows = read_rows(directory)
+    if len(rows):
+        training_curves(directory).savefig(directory / "curves.png", dpi=110)
+        console.print(summary_table(rows))
     for name, what in (
+        ("curves.png", "likelihood and recovery while training"),
         ("rows.csv", "one row per recovered image"),
         ("metrics.jsonl", "every number logged while training"),
         ("pictures", "truth | measurement | recovery"),
         ("samples", "samples from the prior"),
         ("checkpoints", "last.ckpt, best.ckpt"),
     ):
-        console.print(f"{directory / name}: {what}", highlight=False)
+        if (directory / name).exists():
+            console.print(f"{directory / name}: {what}", highlight=False, soft_wrap=True)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -226,7 +230,14 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@rank_zero_only
+def say(*lines: str) -> None:
+    print("\n".join(lines), flush=True)
+
+
 def main(args: list[str] | None = None) -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch, inside Lightning
     try:
         Train(args)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:

@@ -60,7 +60,7 @@ class Checkpoints(Checkpoint):
     def save(self, trainer: pl.Trainer, name: str) -> None:
         final = checkpoint_folder(trainer.default_root_dir) / f"{name}.ckpt"
         unfinished = final.with_suffix(".unfinished")
-        trainer.save_checkpoint(unfinished)
+        trainer.save_checkpoint(unfinished, weights_only=False)
         if trainer.is_global_zero:
             os.replace(unfinished, final)
         if name == "last":

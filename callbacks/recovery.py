@@ -19,7 +19,7 @@ from recovery.methods import Method, MethodFactory
 from recovery.operators import ImageShape, Operator
 from recovery.priors import Prior
 from recovery.report import scalars
-from recovery.rows import ConfigTexts, Row, RowFile, describe, done_images, read_rows
+from recovery.rows import KEY, ConfigTexts, Row, RowFile, describe, done_images, read_rows
 from recovery.trial import ImageSet, Problem, Trial, run_trials
 
 
@@ -132,13 +132,14 @@ class RecoveryDuringTraining(Checkpoint):
         texts = ConfigTexts(folder / (f"configs-rank{rank}.jsonl" if rank else "configs.jsonl"))
         jobs = list(self.jobs(plan, prior, run, shares, texts))
         total = sum(len(job.images.images) for job in jobs)
+        earlier = read_rows(folder)  # of an interrupted recovery, whichever rank made them
         grids: dict[str, list[Tensor]] = {}
         with (
             torch.autocast(module.device.type, enabled=False),
             image_bar("Recovering", total, leave=False, disable=rank > 0) as bar,
         ):
             for job in jobs:
-                for trial in self.run(job, read_rows(file.path), module.device, bar):
+                for trial in self.run(job, earlier, module.device, bar):
                     file.append(trial.rows)
                     bar.update(len(trial.rows))
                     self.add_pictures(grids, job, trial)
@@ -147,7 +148,7 @@ class RecoveryDuringTraining(Checkpoint):
             "recovery/seconds": now - began,
             "recovery/share_of_time": (now - began) / (now - self._last_end),
         }
-        rows = read_rows(file.path)
+        rows = read_rows(folder)
         rows = _gather(rows[rows["images_seen"] == module.images_seen], trainer)
         if trainer.is_global_zero and len(rows):
             self.publish(trainer, module.images_seen, rows, grids, times)
@@ -246,7 +247,7 @@ class RecoveryDuringTraining(Checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
             save_image(grid, path)
             pictures[f"recovery/{name}/pictures"] = grid
-        watched = rows[rows["image"].isin(self._watched_images(trainer))]
+        watched = rows[self.is_watched(rows, trainer)]
         metrics = {**scalars(watched, "recovery"), **times, "images_seen": float(images_seen)}
         if len(watched) < len(rows):
             metrics |= scalars(rows, "recovery_at_end")
@@ -257,10 +258,12 @@ class RecoveryDuringTraining(Checkpoint):
                 for name, grid in pictures.items():
                     logger.log_image(name, [grid])
 
-    def _watched_images(self, trainer: pl.Trainer) -> set[str]:
-        """Names of the images recovered every time: only they make comparable curves."""
-        sets = trainer.datamodule.held_out.values()
-        return {name for held_out in sets for name in held_out.names[: self.during.images]}
+    def is_watched(self, rows: pd.DataFrame, trainer: pl.Trainer) -> pd.Series:
+        """Which rows are of images recovered every time: only they make comparable curves."""
+        held_out = trainer.datamodule.held_out
+        watched = {name: set(held_out[name].names[: self.during.images]) for name in held_out}
+        pairs = zip(rows["dataset"], rows["image"], strict=True)
+        return pd.Series([image in watched[dataset] for dataset, image in pairs], rows.index)
 
 
 def _gather(rows: pd.DataFrame, trainer: pl.Trainer) -> pd.DataFrame:
@@ -269,4 +272,4 @@ def _gather(rows: pd.DataFrame, trainer: pl.Trainer) -> pd.DataFrame:
         return rows
     parts: list[pd.DataFrame] = [rows] * trainer.world_size
     torch.distributed.all_gather_object(parts, rows)
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts).drop_duplicates(KEY, keep="last", ignore_index=True)

@@ -135,7 +135,7 @@ class ShardedFaces(FaceDataModule):
             INVERTIBLE_PRIORS_DATA.
 
     Raises:
-        FileNotFoundError, ValueError: before training, naming the set and what to do.
+        DataError, ValueError: before training, naming the set and what to do.
     """
 
     def __init__(

@@ -1,23 +1,28 @@
-"""Reads what datamodules.prepare has written: the index, the shards' PNG bytes, tensors."""
+"""Prepared images on disk: WebDataset shards (tars of PNGs) and the index that describes them."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from datamodules.prepare import INDEX, UNFINISHED, DataError, check_shard
+VERSION = 1  # of the format described in docs/data.md
+INDEX = "index.json"
+UNFINISHED = ".unfinished"  # folder in a set that is still being made: its index so far, scratch
 
-__all__ = ["DataError", "Shard", "ShardIndex", "decode", "load_images", "read_shard"]
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file or value and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +52,19 @@ class ShardIndex:
         root = Path(root)
         path = root / INDEX
         if not path.exists():
-            raise DataError(missing_index(root, image_size))
+            state = "its preparation was interrupted" if (root / UNFINISHED).exists() else "no set"
+            command = f"prepare SOURCE {root} --image-size {image_size or 64} [...]"
+            raise DataError(f"{root}: {state}; python -m datamodules.{command} makes it")
         try:
             index = json.loads(path.read_text())
-            version, size, channels = index["version"], index["image_size"], index["channels"]
-            records = index["shards"]
+            fields = ("version", "image_size", "channels", "shards")
+            version, size, channels, records = (index[field] for field in fields)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not made by datamodules.prepare ({error!r})") from error
-        if version != 1:
-            raise DataError(f"{path}: format version {version}, this program reads version 1")
+        if version != VERSION:
+            raise DataError(f"{path}: format version {version}, this program reads {VERSION}")
         if image_size not in (None, size):
-            raise DataError(
-                f"{path}: images of {size}px, {image_size}px wanted; "
-                f"prepare a set with --image-size {image_size}"
-            )
+            raise DataError(f"{path}: images of {size}px, {image_size}px wanted; prepare another")
         shards, first = [], 0
         for record in records:
             check_shard(root, record)
@@ -73,11 +77,16 @@ class ShardIndex:
         return sum(shard.samples for shard in self.shards)
 
 
-def missing_index(root: Path, image_size: int | None) -> str:
-    command = f"python -m datamodules.prepare SOURCE {root} --image-size {image_size or 64}"
-    if (root / UNFINISHED).exists():
-        return f"{root}: its preparation was interrupted; repeat its command: {command} [...]"
-    return f"{root}: no {INDEX}; make the set with: {command}"
+def check_shard(root: Path, record: dict, digest: bool = False) -> None:
+    """Raises DataError unless the shard is there with the size (and sha256) of its record."""
+    path = root / record["file"]
+    same = path.exists() and path.stat().st_size == record["bytes"]
+    if same and digest:
+        with path.open("rb") as file:
+            same = hashlib.file_digest(file, "sha256").hexdigest() == record["sha256"]
+    if not same:
+        wrong = f"missing, or not the file that {INDEX} describes"
+        raise DataError(f"{path}: {wrong}; delete {root} and prepare it again")
 
 
 def read_shard(shard: Shard) -> Iterator[tuple[int, str, bytes]]:
@@ -88,23 +97,18 @@ def read_shard(shard: Shard) -> Iterator[tuple[int, str, bytes]]:
     """
     count = 0
     try:
-        # webdataset's stages below the point where it deals shards out to nodes and workers: who
-        # reads which shard is the caller's decision, and a shard is always read whole.
-        with shard.path.open("rb") as stream:
-            files = tar_file_expander([{"url": str(shard.path), "stream": stream}])
-            for sample in group_by_keys(files):
-                yield shard.first + count, sample["__key__"], sample["png"]
+        # Not webdataset's pipeline: that deals shards out to nodes and workers, but who reads which
+        # shard is the caller's decision, and a shard is always read whole.
+        with tarfile.open(shard.path, "r:") as tar:
+            for member in tar:
+                png = tar.extractfile(member).read()  # None, so AttributeError, if not a file
+                yield shard.first + count, member.name.removesuffix(".png"), png
                 count += 1
-    except (OSError, tarfile.TarError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{shard.path}: damaged after {count} images ({error}); "
-            "delete the set and prepare it again"
-        ) from error
-    if count != shard.samples:
-        raise DataError(
-            f"{shard.path}: holds {count} images, {INDEX} says {shard.samples}; "
-            "delete the set and prepare it again"
-        )
+        if count != shard.samples:
+            raise ValueError(f"{INDEX} says {shard.samples}")
+    except (OSError, tarfile.TarError, ValueError, AttributeError) as error:
+        damage = f"damaged after {count} images ({error})"
+        raise DataError(f"{shard.path}: {damage}; delete the set and prepare it again") from error
 
 
 def decode(png: bytes) -> Tensor:
@@ -120,20 +124,14 @@ def decode(png: bytes) -> Tensor:
 def load_images(index: ShardIndex, limit: int | None = None) -> tuple[Tensor, list[str]]:
     """The first `limit` images (all, without one) in stored order, which `prepare` has shuffled.
 
-    Returns uint8 (N, 3, H, W) and the N names. Raises DataError, naming the file, for a damaged
-    shard.
+    Returns uint8 (N, 3, H, W) and the N names. Raises DataError, naming a damaged file.
     """
     total = len(index) if limit is None else min(limit, len(index))
-    images = torch.empty(
-        total, index.channels, index.image_size, index.image_size, dtype=torch.uint8
-    )
+    shape = (total, index.channels, index.image_size, index.image_size)
+    images = torch.empty(shape, dtype=torch.uint8)
     names: list[str] = []
     for shard in index.shards:
-        if shard.first >= total:
-            break
-        for position, name, png in read_shard(shard):
-            if position >= total:
-                break
+        for position, name, png in islice(read_shard(shard), max(0, total - shard.first)):
             try:
                 images[position] = decode(png)
             except DataError as error:

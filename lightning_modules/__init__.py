@@ -1,5 +1,6 @@
 """One module per way of training a prior."""
 
+from lightning_modules.load import load_prior
 from lightning_modules.maximum_likelihood import MaximumLikelihood
 
-__all__ = ["MaximumLikelihood"]
+__all__ = ["MaximumLikelihood", "load_prior"]

@@ -139,7 +139,7 @@ class MaximumLikelihood(ClockedModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        self.log("images_seen", float(self.images_seen))
+        self.log("images_seen", float(self.images_seen), sync_dist=True)  # the same on all ranks
 
     # --- optimisation ------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ class LatentSearch(Method):
             expected noise energy: what is left to fit is noise (discrepancy principle).
         gradient_tolerance: stop once the gradient has fallen by this factor.
         start_std: standard deviation of the first latent; 0 is the paper's start. Images whose
-            start does not decode to finite values start at 0 instead.
+            start or what it decodes to has no finite norm start at 0 instead.
         seed: of the start.
         batch_size: images searched at once; bounds memory, changes no result.
     """
@@ -100,5 +100,6 @@ class LatentSearch(Method):
         if self.start_std == 0:
             return start
         with torch.no_grad():
-            finite = self.prior.decode(start).flatten(1).isfinite().all(dim=1)
+            energy = self.prior.decode(start).square().flatten(1).sum(dim=1)
+        finite = (energy + start.square().sum(dim=1)).isfinite()  # so is the objective, then
         return torch.where(finite[:, None], start, 0.0)

@@ -53,7 +53,7 @@ def scalars(rows: pd.DataFrame, prefix: str) -> dict[str, float]:
             logged[f"{name}/psnr_hole"] = row.psnr_hole
     sides = rows.pivot_table(index=["problem", "method"], columns="distribution", values="psnr")
     if {"in", "out"} <= set(sides.columns):
-        for (problem, method), gap in (sides["in"] - sides["out"]).items():
+        for (problem, method), gap in (sides["in"] - sides["out"]).dropna().items():
             logged[f"{prefix}/{problem}/gap/{method}/psnr"] = gap
     return logged
 
@@ -97,13 +97,17 @@ def summary_table(rows: pd.DataFrame) -> Table:
             *([row.method] if several else []),
             f"{row.dataset} {row.distribution}",
             f"{row.m:,}",
-            f"{row.psnr:.2f}" + ("" if pd.isna(row.sem) else f" ± {row.sem:.2f}"),
-            "" if pd.isna(row.psnr_hole) else f"{row.psnr_hole:.2f}",
-            f"{row.ssim:.3f}",
+            _fixed(row.psnr, 2) + ("" if pd.isna(row.sem) else f" ± {row.sem:.2f}"),
+            _fixed(row.psnr_hole, 2),
+            _fixed(row.ssim, 3),
             str(row.images),
             str(row.not_converged) + (f" ({row.diverged} diverged)" if row.diverged else ""),
         )
     return table
+
+
+def _fixed(value: float, digits: int) -> str:
+    return "" if pd.isna(value) else f"{value:.{digits}f}"
 
 
 def training_curves(directory: Path) -> Figure:

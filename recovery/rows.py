@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -48,6 +49,7 @@ class Row:
 
 
 COLUMNS = [field.name for field in fields(Row)]
+TYPES = {field.name: field.type if field.type in (str, int) else float for field in fields(Row)}
 
 
 class RowFile:
@@ -60,16 +62,14 @@ class RowFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.stat().st_size == 0:
+        text = path.read_bytes() if path.exists() else b""
+        header = ",".join(COLUMNS).encode()
+        if header.startswith(text):  # a new file, or one whose first line was cut short
+            path.write_bytes(b"")
             self._append([COLUMNS])
-            return
-        text = path.read_bytes()
-        if not text.endswith(b"\n"):
-            with path.open("rb+") as file:
-                file.truncate(text.rfind(b"\n") + 1)
-        header = text.split(b"\n", 1)[0].decode().strip().split(",")
-        if header != COLUMNS:
+        elif text.split(b"\n", 1)[0].strip() != header:
             raise ValueError(f"{path} has other columns than this version writes: move it away")
+        _drop_cut_line(path)
 
     def append(self, rows: Iterable[Row]) -> None:
         self._append([_cell(value) for value in asdict(row).values()] for row in rows)
@@ -84,16 +84,25 @@ class RowFile:
 def read_rows(path: Path | str) -> pd.DataFrame:
     """Rows of a file, or of all `rows*.csv` of a run directory; the last of each key counts.
 
+    A last line that is cut short, or just being written, is no row.
+
     Raises FileNotFoundError where there are none.
     """
     path = Path(path)
     files = sorted(path.glob("rows*.csv")) if path.is_dir() else [path]
     if not files or not files[0].exists():
         raise FileNotFoundError(f"no rows at {path}: expected a rows.csv written by a run")
-    text = dict.fromkeys(["run", "image", "variant", "config"], str)
-    parts = [pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""]) for file in files]
+    empty = {column: ["", "nan"] for column, kind in TYPES.items() if kind is float}
+    parts = [
+        pd.read_csv(
+            io.BytesIO(_whole_lines(file) or ",".join(COLUMNS).encode()),
+            dtype=TYPES,
+            keep_default_na=False,
+            na_values=empty,
+        )
+        for file in files
+    ]
     rows = pd.concat(parts, ignore_index=True)
-    rows["variant"] = rows["variant"].fillna("")
     return rows.drop_duplicates(KEY, keep="last", ignore_index=True)
 
 
@@ -112,8 +121,8 @@ class ConfigTexts:
         self.path = path
         self.known: set[str] = set()
         if path.exists():
-            for line in path.read_text().splitlines():
-                self.known.add(line.split('"', 4)[3])
+            _drop_cut_line(path)
+            self.known = {json.loads(line)["hash"] for line in path.read_text().splitlines()}
 
     def hash(self, **config: Any) -> str:
         text = json.dumps(config, sort_keys=True)
@@ -140,7 +149,17 @@ def describe(thing: object) -> dict[str, Any]:
     return settings
 
 
+def _whole_lines(path: Path) -> bytes:
+    text = path.read_bytes()
+    return text[: text.rfind(b"\n") + 1]
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Truncate the file after its last newline: what follows was cut short by a crash."""
+    os.truncate(path, len(_whole_lines(path)))
+
+
 def _cell(value: Any) -> Any:
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return "" if math.isnan(value) else f"{value:.6g}"
     return "" if value is None else value

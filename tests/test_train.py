@@ -16,6 +16,7 @@ import yaml
 import train
 from callbacks.checkpoints import newest_checkpoint
 from callbacks.recovery import RecoveryDuringTraining
+from lightning_modules import load_prior
 from lightning_modules.clock import ClockedModule, warmup_then_decay
 from recovery.rows import KEY, read_rows
 
@@ -204,7 +205,7 @@ def test_a_finished_run_trains_nothing_and_shows_its_table(
     capsys.readouterr()
     before = newest(directory).stat().st_mtime_ns
     run(tiny)
-    assert "Recovery after 192 images" in capsys.readouterr().out
+    assert "after 192 images" in capsys.readouterr().out
     assert newest(directory).stat().st_mtime_ns == before
     assert (directory / "rows.csv").read_text() == first
     assert len(losses(directory)) == count
@@ -306,7 +307,6 @@ def test_two_processes_train_and_recover(tiny: list[str], tmp_path: Path) -> Non
         "--config=configs/cluster.yaml",
         *tiny[2:],
         "--trainer.devices=2",
-        "--trainer.precision=32-true",
         "--trainer.callbacks+=tests.helpers.SaveRank",
         f"--trainer.callbacks.folder={tmp_path}",
     ]
@@ -332,7 +332,8 @@ def test_two_processes_train_and_recover(tiny: list[str], tmp_path: Path) -> Non
     assert not at_end.duplicated(["problem", "dataset", "image"]).any()
     assert (directory / "rows-rank1.csv").exists()
     metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    logged = [m for m in metrics if "recovery/cs-25%/faces-val/latent-search/psnr" in m]
+    name = "recovery_at_end/cs-25%/faces-val/latent-search/psnr"
+    logged = [m[name] for m in metrics if name in m]
     mean = at_end[(at_end["problem"] == "cs-25%") & (at_end["dataset"] == "faces-val")][
         "psnr"
     ].mean()
@@ -395,3 +396,17 @@ def test_configs_are_named_for_their_runs() -> None:
 )
 def test_learning_rate_schedule(seen: int, factor: float) -> None:
     assert warmup_then_decay(seen, 1000, 100, 0.3) == pytest.approx(factor)
+
+
+def test_a_prior_is_loaded_from_its_run(tiny: list[str]) -> None:
+    cli = train.Train(tiny)
+    prior = load_prior(cli.run.directory)
+    trained = cli.model.prior()
+    latent = torch.randn(2, prior.latent_dim)
+    assert torch.equal(prior.decode(latent), trained.decode(latent))
+    assert prior.fingerprint == trained.fingerprint
+    rows = read_rows(cli.run.directory)
+    texts = (cli.run.directory / "configs.jsonl").read_text()
+    assert prior.fingerprint in texts and rows["config"].iloc[-1] in texts
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        load_prior(cli.run.directory, "first")

@@ -1,0 +1,33 @@
+"""python -m benchmarks: what is measured, by name. python -m benchmarks NAME: measure it."""
+
+import argparse
+import importlib
+import inspect
+
+NAMES = ("decode", "training", "solver-scipy", "solver-joint")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    commands = parser.add_subparsers(dest="name", metavar="NAME")
+    modules = {name: importlib.import_module(f"benchmarks.{module_of(name)}") for name in NAMES}
+    for name, module in modules.items():
+        description = inspect.getdoc(module)
+        command = commands.add_parser(
+            name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_options(command)
+    options = parser.parse_args()
+    if options.name is None:
+        for name, module in modules.items():
+            print(f"{name:14s}{inspect.getdoc(module).splitlines()[0]}")
+        return
+    modules[options.name].run(options)
+
+
+def module_of(name: str) -> str:
+    return name.replace("-", "_")
+
+
+if __name__ == "__main__":
+    main()

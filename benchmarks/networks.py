@@ -1,0 +1,56 @@
+"""The networks the benchmarks run on: one from a run's checkpoint, or one trained for nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from datamodules.procedural import faces
+from datamodules.shards import ShardIndex, load_images
+from networks.glow import Glow, Stability
+from recovery.priors import FlowPrior
+
+
+def load_prior(checkpoint: str | Path | None) -> FlowPrior:
+    """The prior of RUN/checkpoints/NAME.ckpt (its average where it has one); None: `toy_glow`."""
+    glow = toy_glow() if checkpoint is None else load_glow(Path(checkpoint))
+    return FlowPrior(glow.frozen(), "glow")
+
+
+def load_glow(checkpoint: Path) -> Glow:
+    """Raises FileNotFoundError where config.yaml is not beside the checkpoint's folder."""
+    config = yaml.safe_load((checkpoint.parent.parent / "config.yaml").read_text())
+    arguments: dict[str, Any] = config["model"]["init_args"]["network"]["init_args"]
+    if stability := arguments.get("stability"):
+        arguments["stability"] = Stability(**stability.get("init_args", stability))
+    glow = Glow(**arguments)
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
+    prefix = "average." if any(key.startswith("average.") for key in state) else "network."
+    glow.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if prefix in k})
+    return glow
+
+
+def toy_glow() -> Glow:
+    """A small network initialised on procedural faces and perturbed, so that couplings couple."""
+    torch.manual_seed(0)
+    glow = Glow(image_size=32, steps=4, levels=3, hidden=32, last_level_steps=4)
+    glow.initialize(faces(range(128)).float() / 255 - 0.5)
+    return perturbed(glow)
+
+
+@torch.no_grad()
+def perturbed(glow: Glow, std: float = 0.01) -> Glow:
+    """Adds N(0, std^2) to every parameter, from seed 0: without it new couplings do nothing."""
+    torch.manual_seed(0)
+    for parameter in glow.parameters():
+        parameter.add_(std * torch.randn_like(parameter))
+    return glow
+
+
+def load_truth(shards: str | None, count: int, image_size: int) -> Tensor:
+    """Held-out images (count, 3, H, W) in [0, 1]: of prepared shards, or procedural faces."""
+    if shards is None:
+        return faces(range(count), seed=1, image_size=image_size).float() / 255
+    return load_images(ShardIndex.load(shards, image_size), count)[0].float() / 255

@@ -1,0 +1,162 @@
+"""Latent search image by image against the authors' one L-BFGS over the whole batch.
+
+Joint: torch.optim.LBFGS on the batch of latents, its objective the mean over the images; ours:
+`recovery.latent_search.LatentSearch`. Same prior, measurements, noise, frozen decode, start at 0.
+Targets: at 50% of n the joint search's final mean PSNR within 200 evaluations and 1 / 2.5 of its
+time; at 10%, stopped at the noise, at most 80 evaluations and within 0.1 dB of it; the worst image
+no worse.
+"""
+
+import argparse
+from collections.abc import Sequence
+from statistics import median
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.measure import Ratio, alternate, print_table
+from benchmarks.networks import load_prior
+from benchmarks.search import Recorder, Sensing
+from recovery.latent_search import LatentSearch
+from recovery.lbfgs import minimise
+from recovery.methods import residual_energy
+from recovery.metrics import psnr
+
+OUTER_STEPS = 30
+GAMMA = 0.0
+
+Row = list[object]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", help="RUN/checkpoints/NAME.ckpt; a toy network without")
+    parser.add_argument("--shards", metavar="DIR", help="held-out images; procedural without")
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--histories", type=int, nargs="+", default=[20, 50])
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[100, 200], help="at 50%%")
+
+
+def run(options: argparse.Namespace) -> None:
+    prior = load_prior(options.checkpoint)
+    few, many = (Sensing.of(prior, options.shards, options.images, m) for m in (0.1, 0.5))
+    rows = [
+        *many_measurements(many, options),
+        *few_measurements(few, options),
+    ]
+    print_table(
+        ["m / n", "search", "evaluations", "mean PSNR", "worst", "seconds", "joint's / its time"],
+        rows,
+        f"{options.images} images; PSNR in dB. Evaluations are the slowest image's (mean of the "
+        f"images). Seconds: median of {options.repetitions} alternate repetitions; ratio: median "
+        "(quartiles).",
+    )
+
+
+def many_measurements(sensing: Sensing, options: argparse.Namespace) -> list[Row]:
+    """At 50%: PSNR after given evaluations, and the effort to reach what the joint search ends at.
+
+    The recorded runs come first and are the warm-up; the time is that of `LatentSearch` with
+    exactly the evaluations needed.
+    """
+    joint_image, joint_evaluations = joint_search(sensing)
+    goal = psnr(joint_image, sensing.truth)
+    rows: list[Row] = []
+    reaching = {}
+    for history in options.histories:
+        curve = recorded(sensing, history, max(options.evaluations))
+        for budget in options.evaluations:
+            after = torch.tensor(curve[:, :budget][:, -1])
+            rows.append(["50%", f"ours, history {history}", budget, *quality(after), "-", "-"])
+        reached = np.flatnonzero(curve.mean(axis=0) >= goal.mean().item())
+        if len(reached):
+            reaching[history] = LatentSearch(
+                sensing.prior, evaluations=int(reached[0]) + 1, history=history
+            )
+        else:
+            rows.append(["50%", f"ours, history {history}: joint not reached", *"-----"])
+    return [*timed(sensing, "50%", joint_evaluations, reaching, options.repetitions), *rows]
+
+
+def few_measurements(sensing: Sensing, options: argparse.Namespace) -> list[Row]:
+    """At 10%: stopped once the residual has fallen to the noise's energy."""
+    _, joint_evaluations = joint_search(sensing)
+    stopping = {
+        history: LatentSearch(sensing.prior, evaluations=200, history=history)
+        for history in options.histories
+    }
+    return timed(sensing, "10%", joint_evaluations, stopping, options.repetitions)
+
+
+def timed(
+    sensing: Sensing,
+    m: str,
+    joint_evaluations: int,
+    searches: dict[int, LatentSearch],
+    repetitions: int,
+) -> list[Row]:
+    """The joint search and each of ours, run in turn."""
+    found: dict[object, Tensor] = {}
+    counts: dict[object, Tensor] = {}
+
+    def joint() -> None:
+        found["joint"], _ = joint_search(sensing)
+
+    def ours(history: int) -> None:
+        recovery = searches[history].recover(sensing.y, sensing.operator)
+        found[history], counts[history] = recovery.image, recovery.evaluations
+
+    contestants = [joint, *(lambda history=history: ours(history) for history in searches)]
+    times = alternate(*contestants, repetitions=repetitions, warm_up=0)
+    goal = quality(psnr(found["joint"], sensing.truth))
+    rows: list[Row] = [[m, "joint", joint_evaluations, *goal, f"{median(times[0]):.1f}", "1"]]
+    for history, seconds in zip(searches, times[1:], strict=True):
+        spent = counts[history]
+        stop = "to joint's PSNR" if m == "50%" else "stopped at the noise"
+        rows.append(
+            [
+                m,
+                f"ours, history {history}, {stop}",
+                f"{int(spent.max())} ({spent.double().mean():.0f})",
+                *quality(psnr(found[history], sensing.truth)),
+                f"{median(seconds):.1f}",
+                Ratio.of(times[0], seconds),
+            ]
+        )
+    return rows
+
+
+def quality(decibels: Tensor) -> Sequence[str]:
+    return f"{decibels.mean():.2f}", f"{decibels.min():.2f}"
+
+
+def recorded(sensing: Sensing, history: int, evaluations: int) -> np.ndarray:
+    """(B, evaluations) PSNR of latent search after each of its evaluations."""
+    recorder = Recorder(sensing)
+    target = sensing.operator.noise_energy
+    minimise(recorder, sensing.start(), max_evaluations=evaluations, history=history, target=target)
+    return recorder.curve()
+
+
+def joint_search(sensing: Sensing) -> tuple[Tensor, int]:
+    """The authors' procedure (glow-ip, 2020): the images found and the evaluations spent."""
+    z = sensing.start().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [z], lr=0.1, max_iter=20, history_size=100, tolerance_grad=1e-5, tolerance_change=1e-9
+    )
+    evaluations = 0
+
+    def closure() -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        optimizer.zero_grad()
+        fit = residual_energy(sensing.y, sensing.operator.A(sensing.prior.decode(z)))
+        loss = (fit + GAMMA * z.square().sum(dim=1)).mean()
+        loss.backward()
+        return loss
+
+    for _ in range(OUTER_STEPS):
+        optimizer.step(closure)
+    with torch.no_grad():
+        return sensing.prior.decode(z), evaluations

@@ -1,0 +1,475 @@
+"""The training stream and the face data: each image once, in an order nobody else decides."""
+
+import math
+from collections.abc import Collection, Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules import prepare
+from datamodules.faces import (
+    DATA_ROOT_VARIABLE,
+    FaceDataModule,
+    ImagesInMemory,
+    ProceduralFaces,
+    ShardedFaces,
+)
+from datamodules.shards import DataError
+from datamodules.stream import StreamLoader, TrainingStream, epoch_order
+
+SIZES = [7, 5, 9, 6, 4, 8]  # 39 images in 6 shards
+TOTAL = 39
+SIZE = 8
+
+
+class FakeShards:
+    """`ImageShards` that counts; image i is a row of pixels [i, 255]."""
+
+    def __init__(self, shard_sizes: list[int] = SIZES) -> None:
+        self.shard_sizes = shard_sizes
+        self.reads: list[int] = []
+        self.decoded: list[int] = []
+
+    def read(self, shard: int, wanted: Collection[int]) -> Iterator[tuple[int, int]]:
+        self.reads.append(shard)
+        first = sum(self.shard_sizes[:shard])
+        inside = range(first, first + self.shard_sizes[shard])
+        return ((index, index) for index in inside if index in wanted)
+
+    def decode(self, encoded: int) -> Tensor:
+        self.decoded.append(encoded)
+        return torch.tensor([[[encoded, 255]]], dtype=torch.uint8)
+
+
+def stream(rank: int = 0, world_size: int = 1, images_seen: int = 0, **options: Any) -> Any:
+    settings = {"batch_size": 4, "seed": 0, "flip": False, "window": 2, **options}
+    images = settings.pop("images", None) or FakeShards()
+    made = TrainingStream(images, rank=rank, world_size=world_size, **settings)
+    made.images_seen = images_seen
+    return made
+
+
+def batches(made: TrainingStream) -> list[list[int]]:
+    return [batch["index"].tolist() for batch in made]
+
+
+def epoch_of_ranks(world_size: int, **options: Any) -> list[list[int]]:
+    """The global batches of an epoch: all ranks' batches of a step, joined."""
+    ranks = [batches(stream(rank, world_size, **options)) for rank in range(world_size)]
+    return [flat(list(step)) for step in zip(*ranks, strict=True)]
+
+
+def flat(parts: list[list[int]]) -> list[int]:
+    return [index for part in parts for index in part]
+
+
+def loaded(made: TrainingStream, workers: int, seen: int = 0) -> list[dict[str, Tensor]]:
+    return list(StreamLoader(made, lambda: seen, workers, pin_memory=False))
+
+
+# ---- the order
+
+
+def test_order_depends_on_seed_and_epoch_only() -> None:
+    first = batches(stream())
+    np.random.seed(5)
+    torch.manual_seed(5)  # global randomness has no say
+    assert batches(stream()) == first
+    assert batches(stream(flip=True)) == first
+    others = [batches(stream(seed=1)), batches(stream(images_seen=36))]
+    assert first not in others and others[0] != others[1]
+    assert first != sorted(first)
+
+
+def test_an_epochs_order_is_a_permutation_of_all_images() -> None:
+    for window in (1, 2, 6, 100):
+        windows = epoch_order(SIZES, 3, 5, window)
+        assert sorted(np.concatenate([images for _, images in windows])) == list(range(TOTAL))
+        assert sorted(flat([shards for shards, _ in windows])) == list(range(6))
+
+
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 4), (2, 4), (3, 2), (4, 1), (1, 39)])
+def test_ranks_share_an_epoch_without_doubles(world_size: int, batch_size: int) -> None:
+    ranks = [batches(stream(rank, world_size, batch_size=batch_size)) for rank in range(world_size)]
+    steps = TOTAL // (world_size * batch_size)
+    assert {len(rank) for rank in ranks} == {steps}
+    assert {len(batch) for rank in ranks for batch in rank} == {batch_size}
+    seen = flat([flat(rank) for rank in ranks])
+    assert len(set(seen)) == len(seen) == steps * world_size * batch_size
+
+
+def test_the_same_global_batch_has_the_same_images_on_any_number_of_ranks() -> None:
+    alone = epoch_of_ranks(1, batch_size=8)
+    assert epoch_of_ranks(2, batch_size=4) == alone
+    assert epoch_of_ranks(4, batch_size=2) == alone
+
+
+def test_other_images_are_left_out_every_epoch() -> None:
+    left_out = []
+    for epoch in range(4):
+        seen = flat(epoch_of_ranks(2, images_seen=32 * epoch))
+        assert len(seen) == 32
+        left_out.append(frozenset(range(TOTAL)) - frozenset(seen))
+    assert len(set(left_out)) == 4
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_any_number_of_workers_gives_the_same_batches(workers: int) -> None:
+    expected = list(stream(flip=True, images_seen=8))
+    found = loaded(stream(flip=True), workers, seen=8)
+    assert len(found) == len(expected) == 7
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a["index"], b["index"])
+        assert torch.equal(a["image"], b["image"])
+
+
+def test_a_batch_holds_the_images_of_its_indices() -> None:
+    for batch in stream():
+        assert batch["image"].dtype == torch.uint8
+        assert batch["image"].shape == (4, 1, 1, 2)
+        assert batch["image"][:, 0, 0, 0].tolist() == batch["index"].tolist()
+
+
+# ---- the position
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_any_position_gives_the_tail_and_decodes_nothing_else(world_size: int) -> None:
+    whole = batches(stream(world_size=world_size))
+    for step in range(len(whole)):
+        images = FakeShards()
+        made = stream(world_size=world_size, images_seen=step * 4 * world_size, images=images)
+        assert batches(made) == whole[step:]
+        assert images.decoded == flat(whole[step:])
+
+
+def test_shards_that_training_has_passed_are_not_read() -> None:
+    images = FakeShards()
+    batches(stream(images=images, images_seen=32))  # the last of 9 batches
+    assert len(images.reads) <= 4 < len(SIZES)
+
+
+def test_the_next_epoch_follows() -> None:
+    second = batches(stream(images_seen=36))
+    assert len(second) == 9
+    assert second != batches(stream())
+    assert batches(stream(images_seen=36 + 12)) == second[3:]
+    assert batches(stream(images_seen=72)) != second
+
+
+def test_iterating_again_gives_the_same_until_the_position_moves() -> None:
+    made = stream()
+    assert batches(made) == batches(made)
+    made.images_seen = 20
+    assert len(batches(made)) == 4
+
+
+def test_a_loader_starts_where_the_clock_stands() -> None:
+    seen = 0
+    made = stream()
+    loader = StreamLoader(made, lambda: seen, num_workers=0, pin_memory=False)
+    whole = [batch["index"].tolist() for batch in loader]
+    assert whole == batches(stream())
+    for seen in (12, 36, 40):
+        expected = batches(stream(images_seen=seen))
+        assert [batch["index"].tolist() for batch in loader] == expected
+
+
+def test_reading_ahead_moves_nothing() -> None:
+    loader = StreamLoader(stream(), lambda: 8, num_workers=0, pin_memory=False)
+    next(iter(loader))
+    whole = batches(stream())
+    assert [batch["index"].tolist() for batch in loader] == whole[2:]
+
+
+# ---- flips
+
+
+def flipped(made: TrainingStream) -> dict[int, bool]:
+    return {
+        index: bool(image[0, 0, 0] == 255)
+        for batch in made
+        for index, image in zip(batch["index"].tolist(), batch["image"], strict=True)
+    }
+
+
+def test_flips_depend_on_seed_epoch_and_image_only() -> None:
+    expected = flipped(stream(flip=True, batch_size=1))
+    assert len(expected) == TOTAL
+    for rank in range(3):
+        some = flipped(stream(rank, 3, flip=True, window=3))
+        assert len(some) == 12
+        assert some.items() <= expected.items()
+    for other in (stream(flip=True, batch_size=1, seed=1), stream(0, 1, 39, flip=True)):
+        shared = flipped(other)
+        assert any(shared[index] != expected[index] for index in shared)
+
+
+def test_about_half_of_the_images_are_flipped_and_none_unasked() -> None:
+    images = FakeShards([200])
+    share = np.mean(list(flipped(stream(flip=True, images=images)).values()))
+    assert abs(share - 0.5) < 4 * math.sqrt(0.25 / 200)
+    assert not any(flipped(stream()).values())
+
+
+# ---- windows
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 6])
+@pytest.mark.parametrize("images_seen", [0, 20])
+def test_every_shard_is_read_at_most_once_an_epoch(window: int, images_seen: int) -> None:
+    images = FakeShards()
+    batches(stream(window=window, images=images, images_seen=images_seen))
+    assert len(images.reads) == len(set(images.reads))
+    order = flat([shards for shards, _ in epoch_order(SIZES, 0, 0, window)])
+    assert images.reads == [shard for shard in order if shard in images.reads]
+
+
+@pytest.mark.parametrize("window", [1, 2, 4])
+def test_images_never_leave_their_window(window: int) -> None:
+    shard_of = np.repeat(np.arange(6), SIZES)
+    start = 0
+    seen = flat(batches(stream(window=window, batch_size=1)))
+    for shards, images in epoch_order(SIZES, 0, 0, window):
+        part = seen[start : start + len(images)]
+        assert set(shard_of[part]) == set(shards)
+        assert len(shards) <= window
+        start += len(images)
+
+
+def test_a_window_is_read_only_when_its_images_are_due() -> None:
+    images = FakeShards()
+    made = stream(window=2, images=images)
+    windows = epoch_order(SIZES, 0, 0, 2)
+    end_of_window = np.cumsum([len(part) for _, part in windows])
+    for step, _ in enumerate(made, 1):
+        due = 1 + int(np.searchsorted(end_of_window, 4 * step))
+        assert len(images.reads) == 2 * due
+
+
+def test_images_of_one_window_are_mixed() -> None:
+    seen = flat(batches(stream(window=6, batch_size=1)))
+    shard_of = np.repeat(np.arange(6), SIZES)[seen]
+    assert (np.diff(shard_of) != 0).sum() > 15
+
+
+def test_fewer_images_than_a_global_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"39 training images.*global batch of 40.*4 x .* 10"):
+        stream(world_size=4, batch_size=10)
+    assert stream(world_size=3, batch_size=13).steps_per_epoch == 1
+
+
+# ---- data modules
+
+
+def trainer(rank: int = 0, world_size: int = 1, images_seen: int = 0) -> Any:
+    return SimpleNamespace(
+        global_rank=rank,
+        world_size=world_size,
+        lightning_module=SimpleNamespace(images_seen=images_seen),
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+
+
+def ready(data: FaceDataModule, rank: int = 0, world_size: int = 1, seen: int = 0) -> Any:
+    data.setup()
+    data.trainer = trainer(rank, world_size, seen)
+    return data
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def prepare_set(folder: Path, root: Path, name: str, seeds: range) -> None:
+    source = folder / name
+    source.mkdir()
+    for seed in seeds:
+        Image.fromarray(picture(seed)).save(source / f"{name}-{seed:03d}.png")
+    options = f"--image-size {SIZE} --shard-size 4 --workers 1".split()
+    assert prepare.main([str(source), str(root / f"{SIZE}px" / name), *options]) == 0
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared sets: train (10 images), celeba-val (5) and ffhq-val (3)."""
+    folder = tmp_path_factory.mktemp("faces")
+    for name, seeds in [
+        ("train", range(10)),
+        ("celeba-val", range(100, 105)),
+        ("ffhq-val", range(200, 203)),
+    ]:
+        prepare_set(folder, folder / "prepared", name, seeds)
+    return folder / "prepared"
+
+
+def sharded(root: Path | None, **options: Any) -> ShardedFaces:
+    settings = {"image_size": SIZE, "batch_size": 2, "train": "train", "num_workers": 0, **options}
+    return ShardedFaces(root=root and str(root), **settings)
+
+
+def as_array(image: Tensor) -> list[Any]:
+    return image.permute(1, 2, 0).tolist()
+
+
+def test_prepared_images_are_streamed_as_they_are(root: Path) -> None:
+    data = ready(sharded(root))
+    assert data.images_per_epoch == 10
+    streamed = [image for batch in data.train_dataloader() for image in batch["image"]]
+    expected = [picture(seed).tolist() for seed in range(10)]
+    assert sorted(map(as_array, streamed)) == sorted(expected)
+
+
+def test_indices_of_prepared_images_are_their_places(root: Path) -> None:
+    data = ready(sharded(root))
+    stored = data.first_images(10)
+    for batch in data.train_dataloader():
+        assert torch.equal(batch["image"], stored[batch["index"]])
+
+
+def test_workers_read_prepared_images_alike(root: Path) -> None:
+    alone, helped = (
+        list(ready(sharded(root, num_workers=workers, flip=True), seen=4).train_dataloader())
+        for workers in (0, 2)
+    )
+    assert len(alone) == 3
+    for a, b in zip(alone, helped, strict=True):
+        assert torch.equal(a["image"], b["image"]) and torch.equal(a["index"], b["index"])
+
+
+def test_held_out_sets_have_names_and_a_distribution(root: Path) -> None:
+    data = ready(sharded(root))
+    assert data.validation_names == ["celeba-val", "ffhq-val"]
+    for name, distribution, seeds in [
+        ("celeba-val", "in", range(100, 105)),
+        ("ffhq-val", "out", range(200, 203)),
+    ]:
+        held_out = data.held_out[name]
+        assert held_out.distribution == distribution
+        assert sorted(held_out.names) == [f"{name}-{seed:03d}" for seed in seeds]
+        for image, image_name in zip(held_out.images, held_out.names, strict=True):
+            assert as_array(image) == picture(int(image_name[-3:])).tolist()
+
+
+def test_the_root_may_come_from_the_environment(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, str(root))
+    assert len(ready(sharded(None)).first_images(99)) == 10
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, "/nowhere")
+    assert len(ready(sharded(root)).first_images(99)) == 10  # the config goes first
+
+
+def test_without_a_root_both_ways_to_name_it_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(DATA_ROOT_VARIABLE, raising=False)
+    with pytest.raises(ValueError, match=rf"data\.root.*{DATA_ROOT_VARIABLE}.*8px/train"):
+        sharded(None).setup()
+
+
+def test_a_missing_set_is_named_with_the_command_that_makes_it(root: Path) -> None:
+    for options in ({"train": "absent"}, {"out_of_distribution": ["absent"]}):
+        with pytest.raises(DataError, match=r"8px/absent.*datamodules\.prepare"):
+            sharded(root, **options).setup()
+    with pytest.raises(DataError, match=r"16px/train.*datamodules\.prepare"):
+        sharded(root, image_size=16).setup()
+
+
+def test_a_set_of_another_size_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "16px").symlink_to(root / f"{SIZE}px")
+    with pytest.raises(DataError, match=r"16px/train.*8px, 16px wanted.*prepare"):
+        sharded(tmp_path, image_size=16).setup()
+
+
+def test_the_first_images_are_the_same_on_every_rank_and_across_shards(root: Path) -> None:
+    data = ready(sharded(root))
+    stored = data.first_images(10)
+    for count in (1, 4, 6, 10, 50):
+        other = ready(sharded(root, seed=5, batch_size=1), rank=1, world_size=2)
+        assert torch.equal(other.first_images(count), stored[:count])
+
+
+def test_images_in_memory_are_streamed_too() -> None:
+    images = torch.arange(12, dtype=torch.uint8).view(12, 1, 1, 1).expand(-1, 3, 2, 2)
+    for batch in stream(images=ImagesInMemory(images)):
+        assert torch.equal(batch["image"], images[batch["index"]])
+
+
+procedural = partial(ProceduralFaces, image_size=SIZE, training_images=20, held_out_images=6)
+
+
+def kinds(data: ProceduralFaces) -> list[set[bytes]]:
+    """Training, in- and out-of-distribution images as sets."""
+    splits = [data.first_images(99), *(data.held_out[name].images for name in data.held_out)]
+    return [{image.numpy().tobytes() for image in split} for split in splits]
+
+
+def test_procedural_splits_are_disjoint() -> None:
+    train, inside, outside = kinds(ready(procedural()))
+    assert (len(train), len(inside), len(outside)) == (20, 6, 6)
+    assert not (train & inside or train & outside or inside & outside)
+
+
+def test_procedural_held_out_faces_are_the_same_whatever_is_trained_on() -> None:
+    first = ready(procedural())
+    other = ready(procedural(seed=7, training_images=30, batch_size=3, flip=True))
+    for name, distribution in [("faces-val", "in"), ("faces-ood", "out")]:
+        assert first.held_out[name].distribution == distribution
+        assert first.held_out[name].names == other.held_out[name].names
+        assert torch.equal(first.held_out[name].images, other.held_out[name].images)
+    train, *held_out = kinds(other)
+    assert kinds(first)[0] != train
+    assert not any(train & split for split in held_out)
+
+
+def test_more_held_out_faces_keep_the_first_ones() -> None:
+    few, many = ready(procedural(held_out_images=3)), ready(procedural(held_out_images=6))
+    for name, held_out in few.held_out.items():
+        assert torch.equal(many.held_out[name].images[:3], held_out.images)
+        assert many.held_out[name].names[:3] == held_out.names
+
+
+def test_an_epoch_is_whole_global_batches() -> None:
+    assert ready(procedural(batch_size=8)).images_per_epoch == 16
+    assert ready(procedural(batch_size=3), 1, 3).images_per_epoch == 18
+
+
+def test_the_training_loader_is_this_ranks_from_the_clock_on() -> None:
+    data = ready(procedural(batch_size=3), rank=1, world_size=2, seen=6)
+    found = [batch["index"].tolist() for batch in data.train_dataloader()]
+    other = ready(procedural(batch_size=3), rank=0, world_size=2, seen=6)
+    others = [batch["index"].tolist() for batch in other.train_dataloader()]
+    assert len(found) == len(others) == 2
+    assert len(set(flat(found + others))) == 12
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 6])
+def test_validation_covers_each_image_once_over_all_ranks(world_size: int) -> None:
+    data = procedural(validation_batch_size=2)
+    found: dict[str, list[int]] = {"faces-val": [], "faces-ood": []}
+    for rank in range(world_size):
+        ready(data, rank, world_size)
+        for name, loader in zip(data.validation_names, data.val_dataloader(), strict=True):
+            for batch in loader:
+                found[name] += batch["index"].tolist()
+                assert len(batch["index"]) <= 2
+                assert torch.equal(batch["image"], data.held_out[name].images[batch["index"]])
+    assert all(sorted(indices) == list(range(6)) for indices in found.values())
+
+
+def test_a_held_out_set_smaller_than_the_world_is_refused() -> None:
+    data = ready(procedural(batch_size=1), world_size=7)
+    with pytest.raises(ValueError, match="'faces-val' has 6 images for 7 processes"):
+        data.val_dataloader()
+
+
+def test_a_batch_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.batch_size.*0"):
+        procedural(batch_size=0)
