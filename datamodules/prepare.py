@@ -90,11 +90,6 @@ def index_so_far(out: Path, plan: dict) -> dict:
     return plan | {"samples": 0, "bytes": 0, "shards": [], "rejected": []}
 
 
-def position(index: dict) -> int:
-    """How many images were taken from the source."""
-    return index["samples"] + len(index["rejected"])
-
-
 def write_json(value: dict, path: Path) -> None:
     """Under its name only when whole."""
     scratch = path.with_suffix(".tmp")
@@ -102,25 +97,19 @@ def write_json(value: dict, path: Path) -> None:
     os.replace(scratch, path)
 
 
-def convert_all(
-    entries: list[Entry], work: Callable[[Entry], bytes | str], workers: int
-) -> Generator[bytes | str, None, None]:
+def convert_all(entries: list[Entry], work: Callable, workers: int) -> Generator:
     """PNG bytes or a reason for each entry, in order; Pillow's work leaves Python's lock."""
     Image.preinit()  # loading decoders is not safe between threads; the usual ones are tried first
     Image.init()
-    pool = ThreadPoolExecutor(workers)
-    with warnings.catch_warnings():
+    with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            for start in range(0, len(entries), 1000):  # no more than that waits to be written
-                yield from pool.map(work, entries[start : start + 1000])
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for start in range(0, len(entries), 1000):  # no more than that waits to be written
+            yield from pool.map(work, entries[start : start + 1000])
 
 
-def write_shard(path: Path, results: Iterator, size: int) -> tuple[dict, list[dict]]:
-    """Moves results (key, name, PNG or reason) into one tar until it has `size` images or all.
+def write_shard(path: Path, results: Iterator, keys: dict, size: int) -> tuple[dict, list[dict]]:
+    """Moves results into one tar until it holds `size` images or there are no more.
 
     Returns what the index says of the shard, and the rejected images.
     """
@@ -128,11 +117,11 @@ def write_shard(path: Path, results: Iterator, size: int) -> tuple[dict, list[di
     with path.open("w+b") as file:
         # Fixed owner and time: nothing varies but the images.
         with TarWriter(file, encoder=False, user="", group="", mtime=0) as tar:
-            for key, name, result in results:
+            for entry, result in results:
                 if isinstance(result, str):
-                    rejected.append({"name": name, "reason": result})
+                    rejected.append({"name": entry.name, "reason": result})
                     continue
-                tar.write({"__key__": key, "png": result})
+                tar.write({"__key__": keys[entry.name], "png": result})
                 samples += 1
                 if samples == size:
                     break
@@ -143,35 +132,30 @@ def write_shard(path: Path, results: Iterator, size: int) -> tuple[dict, list[di
     return {"samples": samples, "bytes": path.stat().st_size, "sha256": sha256}, rejected
 
 
-def write_shards(out: Path, index: dict, results: Iterator, total: int) -> None:
+def write_shards(args: argparse.Namespace, index: dict, entries: list[Entry], keys: dict) -> None:
     """Writes the shards that are not there yet and records them in `index`, here and in OUT."""
-    state = out / UNFINISHED
-    while position(index) < total:
-        shard, rejected = write_shard(state / "shard.tar", results, index["shard_size"])
-        if shard["samples"]:
-            shard = {"file": f"shard-{len(index['shards']):05d}.tar"} | shard
-            os.replace(state / "shard.tar", out / shard["file"])
-            index["shards"].append(shard)
-            index["samples"] += shard["samples"]
-            index["bytes"] += shard["bytes"]
-        index["rejected"] = sorted(index["rejected"] + rejected, key=itemgetter("name"))
-        write_json(index, state / INDEX)
-
-
-def fill(args: argparse.Namespace, index: dict, entries: list[Entry], keys: dict[str, str]) -> None:
-    """Converts the images that `index` does not yet account for, and writes them."""
-    state, done = args.out / UNFINISHED, position(index)
+    state, done = args.out / UNFINISHED, index["samples"] + len(index["rejected"])
     state.mkdir(parents=True, exist_ok=True)
     write_json(index, state / INDEX)
     left, read = entries[done:], open_source(args.source, state / "source.tar")
     work = partial(convert, read=read, size=args.image_size, crop=args.crop, upscale=args.upscale)
-    pause = 0.1 if sys.stderr.isatty() else 10  # in a log, a line now and then
+    pause = 0.1 if sys.stderr.isatty() else 10  # a log is told less often
     with (
         closing(convert_all(left, work, args.workers)) as converted,
         tqdm(converted, "images", len(entries), initial=done, delay=1, mininterval=pause) as bar,
     ):
-        named = ((keys[entry.name], entry.name, image) for entry, image in zip(left, bar))
-        write_shards(args.out, index, named, len(entries))
+        results = zip(left, bar, strict=True)
+        while done < len(entries):
+            shard, rejected = write_shard(state / "shard.tar", results, keys, args.shard_size)
+            done += shard["samples"] + len(rejected)
+            if shard["samples"]:
+                shard = {"file": f"shard-{len(index['shards']):05d}.tar"} | shard
+                os.replace(state / "shard.tar", args.out / shard["file"])
+                index["shards"].append(shard)
+                index["samples"] += shard["samples"]
+                index["bytes"] += shard["bytes"]
+            index["rejected"] = sorted(index["rejected"] + rejected, key=itemgetter("name"))
+            write_json(index, state / INDEX)
 
 
 def prepare(args: argparse.Namespace) -> tuple[dict, bool]:
@@ -188,7 +172,7 @@ def prepare(args: argparse.Namespace) -> tuple[dict, bool]:
     index = index_so_far(out, make_plan(args, entries, choice, ignored))
     complete = (out / INDEX).exists()
     if not complete:
-        fill(args, index, entries, unique_keys(images))
+        write_shards(args, index, entries, unique_keys(images))
         if not index["samples"]:
             shutil.rmtree(state)
             reason = index["rejected"][0]["reason"]

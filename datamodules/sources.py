@@ -78,6 +78,7 @@ def list_folder(root: Path) -> Iterator[Entry]:
 
 
 def list_source(path: Path) -> Iterator[Entry]:
+    """Every file there; raises what zipfile and tarfile do for damage."""
     if path.is_dir():
         yield from list_folder(path)
     elif zipfile.is_zipfile(path):

@@ -22,7 +22,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules import prepare as P
-from datamodules.shards import DataError, ShardIndex, decode, load_images, read_shard
+from datamodules import sources
+from datamodules.shards import INDEX, DataError, ShardIndex, decode, load_images, read_shard
 
 SIZE = 8
 
@@ -53,7 +54,7 @@ def run(source: Path, out: Path, *options: object, size: int = SIZE, workers: in
 
 
 def index_of(out: Path) -> dict:
-    return json.loads((out / P.INDEX).read_text())
+    return json.loads((out / INDEX).read_text())
 
 
 def stored(out: Path) -> dict[str, torch.Tensor]:
@@ -113,10 +114,10 @@ def test_bytes_depend_on_neither_container_nor_workers(folder: Path, tmp_path: P
         source = archive(folder, kind) if kind else folder
         out = tmp_path / f"out{kind}"
         assert run(source, out, "--shard-size", 4, workers=workers) == 0
-        assert {p.name for p in out.iterdir()} == {P.INDEX, *digests(out)}  # no scratch left
+        assert {p.name for p in out.iterdir()} == {INDEX, *digests(out)}  # no scratch left
         assert digests(out) == digests(tmp_path / "out")
         assert index_of(out)["source"] == source.name
-        assert str(tmp_path) not in (out / P.INDEX).read_text()
+        assert str(tmp_path) not in (out / INDEX).read_text()
     assert stored(out).keys() == {f"{i:06d}" for i in range(10)}
     for i in range(10):  # the right size already: stored unchanged
         assert (stored(out)[f"{i:06d}"].permute(1, 2, 0).numpy() == picture(i)).all()
@@ -126,6 +127,13 @@ def test_tar_parallel_workers_read_by_offset(folder: Path, tmp_path: Path) -> No
     assert run(archive(folder, "tar"), tmp_path / "a", workers=2) == 0
     assert run(folder, tmp_path / "b") == 0
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_threads_load_every_decoder_once(tmp_path: Path) -> None:
+    for i in range(40):
+        save(tmp_path / "src" / f"{i}{['.webp', '.tif', '.gif', '.bmp'][i % 4]}", picture(i))
+    assert run(tmp_path / "src", tmp_path / "out", workers=16) == 0
+    assert reasons(tmp_path / "out") == {} and len(stored(tmp_path / "out")) == 40
 
 
 def test_index(folder: Path, tmp_path: Path) -> None:
@@ -168,9 +176,7 @@ def test_names(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert index_of(tmp_path / "out")["selection"]["names"] == "names.txt"
     names.write_text("000003\n999999\n")
     assert run(folder, tmp_path / "other", "--names", names) == 2
-    assert "names.txt: 1 of its names are not in the source, first: 999999" in (
-        capsys.readouterr().err
-    )
+    assert "names.txt: 1 names fit no image, such as 999999" in capsys.readouterr().err
 
 
 def test_ambiguous_name(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -192,8 +198,8 @@ def test_csv(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     assert index_of(tmp_path / "out")["selection"]["rows_without_image"] == 1
     assert "1 rows of faces.csv name images not in the source" in capsys.readouterr().out
     for where, said in [
-        ("part=train", "no column 'part'; it has image, split, Hat"),
-        ("split=tset", "no row has split=tset; values found"),
+        ("part=train", "no column 'part'; it has ['image', 'split', 'Hat']"),
+        ("split=tset", "no image is left by {'skip': 0, 'limit': None, 'csv': 'faces.csv'"),
     ]:
         assert run(folder, tmp_path / "other", *use, where) == 2
         assert said in capsys.readouterr().err
@@ -286,7 +292,7 @@ def png_header(width: int, height: int) -> bytes:
 def test_rejected_with_a_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(P, "MAX_FILE_BYTES", 5000)
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 5000)
     src = tmp_path / "src"
     save(src / "good.png", picture(0, 20, 20))
     whole = save(src / "cut.jpg", picture(0, 20, 20)).read_bytes()
@@ -375,11 +381,11 @@ class Interrupter:
     def __init__(self, at: int, error: BaseException) -> None:
         self.calls, self.at, self.error, self.convert = 0, at, error, P.convert
 
-    def __call__(self, data: bytes, framing: P.Framing) -> bytes:
+    def __call__(self, *args, **options) -> bytes | str:
         self.calls += 1
         if self.calls == self.at:
             raise self.error
-        return self.convert(data, framing)
+        return self.convert(*args, **options)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +408,7 @@ def test_interrupted_run_goes_on(
     assert "give the same command again" in capsys.readouterr().err
     kept = digests(out)
     assert len(kept) == 2 and kept.items() <= digests(tmp_path / "whole").items()
-    with pytest.raises(DataError, match=r"interrupted; repeat its command: python -m datamod"):
+    with pytest.raises(DataError, match=r"interrupted; python -m datamodules.prepare SOURCE"):
         ShardIndex.load(out)
     assert run(folder, out, "--shard-size", 4) == 2  # other options
     assert "shard_size is 3 there, 4 here" in capsys.readouterr().err
@@ -410,7 +416,15 @@ def test_interrupted_run_goes_on(
     assert run(folder, out, "--shard-size", 3) == 0
     assert interrupter.calls - 10 < 6  # only what was missing
     assert digests(out) == digests(tmp_path / "whole")
-    assert (out / P.INDEX).read_text() == (tmp_path / "whole" / P.INDEX).read_text()
+    assert (out / INDEX).read_text() == (tmp_path / "whole" / INDEX).read_text()
+
+
+def test_interrupted_before_the_first_shard(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(P, "convert", Interrupter(2, KeyboardInterrupt()))
+    assert run(folder, tmp_path / "out") == 130 and not digests(tmp_path / "out")
+    assert run(folder, tmp_path / "out") == 0 and len(stored(tmp_path / "out")) == 10
 
 
 def test_finished_run_is_left_alone(
@@ -434,7 +448,10 @@ def test_finished_run_is_left_alone(
     data[600] ^= 1  # the size stays
     shard.write_bytes(data)
     assert run(folder, out) == 2
-    assert "shard-00000.tar: not the file that index.json describes" in capsys.readouterr().err
+    assert (
+        "shard-00000.tar: missing, or not the file that index.json describes"
+        in capsys.readouterr().err
+    )
 
 
 # ---- what cannot be prepared
@@ -451,24 +468,24 @@ def test_clear_errors(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     empty.mkdir()
     words.mkdir()
     (words / "a.txt").touch()
-    assert "nowhere: no such folder or archive" in error(tmp_path / "nowhere")
-    assert "empty: no images, only emptiness" in error(empty)
-    assert "words: no images, only {'.txt': 1}" in error(words)
-    assert "a.txt: neither a folder nor a zip or tar" in error(words / "a.txt")
+    assert "No such file or directory: '" in error(tmp_path / "nowhere")
+    assert "empty: no images (.bmp" in error(empty)
+    assert "only {'.txt': 1}" in error(words)
+    assert "a.txt: no folder, zip or tar, or a damaged one" in error(words / "a.txt")
     assert "inside SOURCE" in error(folder, out="faces/out")
     assert "words: not empty, and not made by prepare" in error(folder, out="words")
-    assert "a.txt: Not a directory" in error(folder, out="words/a.txt")
-    assert "--skip 10 --limit None leaves none of 10" in error(folder, "--skip", 10)
-    assert "none.txt: No such file" in error(folder, "--names", tmp_path / "none.txt")
+    assert "Not a directory: '" in error(folder, out="words/a.txt")
+    assert "faces: no image is left by {'skip': 10" in error(folder, "--skip", 10)
+    assert "No such file" in error(folder, "--names", tmp_path / "none.txt")
     (tmp_path / "blank.txt").touch()
-    assert "blank.txt: holds no image names" in error(folder, "--names", tmp_path / "blank.txt")
+    assert "'names': 'blank.txt'" in error(folder, "--names", tmp_path / "blank.txt")
     assert "not a text file" in error(folder, "--names", folder / "part0" / "000000.png")
-    assert "all 10 images are rejected, the first with: crop box" in error(
+    assert "every image is rejected, the first with: crop box" in error(
         folder, "--crop", 0, 0, 99, 99
     )
     damaged = archive(folder, "tar.gz")
     damaged.write_bytes(damaged.read_bytes()[:-900])
-    assert "faces.tar.gz: damaged archive" in error(damaged)
+    assert "faces.tar.gz: no folder, zip or tar, or a damaged one" in error(damaged)
     assert run(folder, tmp_path / "out") == 0  # none of the above left anything behind
 
 
@@ -478,7 +495,7 @@ def test_clear_errors(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--where", "a=1"], "needs --csv"),
         (["--csv", "x", "--where", "a"], "COLUMN=VALUE"),
         (["--crop", "5", "0", "5", "9"], "left < right"),
-        (["--names", "x", "--csv", "y"], "exclude"),
+        (["--names", "x", "--csv", "y"], "not allowed with"),
         (["--shard-size", "0"], "not 1 or more"),
         (["--skip", "-1"], "0 or more"),
     ],
@@ -515,24 +532,24 @@ def test_load_and_read(prepared: Path) -> None:
 def test_load_errors(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"nothing: no index.json; make the set with: python -m "
-        r"datamodules.prepare SOURCE \S+nothing --image-size 64",
+        match=r"nothing: no set; python -m datamodules.prepare SOURCE \S+nothing --image-size 64",
     ):
         ShardIndex.load(tmp_path / "nothing")
+    assert issubclass(DataError, ValueError)
     with pytest.raises(DataError, match=r"index.json: images of 8px, 16px wanted"):
         ShardIndex.load(prepared, image_size=16)
     shard = prepared / "shard-00001.tar"
     data = shard.read_bytes()
     shard.write_bytes(data[:-1])
-    with pytest.raises(DataError, match=r"shard-00001.tar: not the file that index.json"):
+    with pytest.raises(DataError, match=r"shard-00001.tar: missing, or not the file"):
         ShardIndex.load(prepared)
     shard.unlink()
     with pytest.raises(DataError, match=r"shard-00001.tar: missing"):
         ShardIndex.load(prepared)
-    (prepared / P.INDEX).write_text('{"version": 2, "image_size": 8, "channels": 3, "shards": []}')
+    (prepared / INDEX).write_text('{"version": 2, "image_size": 8, "channels": 3, "shards": []}')
     with pytest.raises(DataError, match=r"version 2"):
         ShardIndex.load(prepared)
-    (prepared / P.INDEX).write_text("{")
+    (prepared / INDEX).write_text("{")
     with pytest.raises(DataError, match=r"index.json: not made by"):
         ShardIndex.load(prepared)
 
@@ -542,7 +559,7 @@ def test_damaged_shards_are_named(prepared: Path, tmp_path: Path) -> None:
     data = shard.path.read_bytes()
     for keep in (700, 1024, 0):  # inside an image, between two, nothing
         shard.path.write_bytes(data[:keep])
-        with pytest.raises(DataError, match=r"shard-00000.tar: (damaged|holds)"):
+        with pytest.raises(DataError, match=r"shard-00000.tar: damaged after"):
             list(read_shard(shard))
     changed = bytearray(data)
     changed[data.index(b"IDAT") + 20] ^= 255
@@ -550,7 +567,7 @@ def test_damaged_shards_are_named(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"shard-00000.tar: \d+: damaged PNG"):
         load_images(ShardIndex.load(prepared))
     shutil.copy(prepared / "shard-00002.tar", shard.path)
-    with pytest.raises(DataError, match=r"shard-00000.tar: holds 2 images, index.json says 4"):
+    with pytest.raises(DataError, match=r"damaged after 2 images \(index.json says 4\)"):
         list(read_shard(shard))
 
 

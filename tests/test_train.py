@@ -14,6 +14,7 @@ import wandb
 import yaml
 
 import train
+from benchmarks.inversion import inversion_errors
 from callbacks.checkpoints import newest_checkpoint
 from callbacks.recovery import RecoveryDuringTraining
 from lightning_modules import load_prior
@@ -410,3 +411,23 @@ def test_a_prior_is_loaded_from_its_run(tiny: list[str]) -> None:
     assert prior.fingerprint in texts and rows["config"].iloc[-1] in texts
     with pytest.raises(FileNotFoundError, match="is missing"):
         load_prior(cli.run.directory, "first")
+
+
+@pytest.mark.slow
+def test_a_trained_prior_inverts_every_kind_of_image(tmp_path: Path) -> None:
+    """By default; how often the paper's formulas fail is measured in docs/performance.md."""
+    directory = run(
+        [
+            "fit",
+            "--config=configs/demo.yaml",
+            f"--run.root={tmp_path}",
+            "--run.wandb=disabled",
+            "--trainer.accelerator=cpu",
+            "--model.total_images=4800",
+            "--recovery.during.problems=[]",
+            "--recovery.at_end.problems=[]",
+        ]
+    )
+    errors = inversion_errors(load_prior(directory))
+    assert len(errors) == 7
+    assert all(error.max() < 1e-4 for error in errors.values()), errors
