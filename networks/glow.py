@@ -32,7 +32,7 @@ class Stability:
     paper's 64px networks, where nothing bounds the inverse.
     """
 
-    min_scale: float = 0.1  # couplings scale by min_scale..1, so inverses by at most 1/min_scale
+    min_scale: float = 0.3  # couplings scale by min_scale..1, so inverses by at most 1/min_scale
     # (Behrmann et al. 2021: unbounded affine couplings have exploding inverses)
     actnorm_epsilon: float = 1e-4  # added to every ActNorm scale (paper, section 6.2.1)
     activation_clip: float | None = None  # |activation| after each step (paper, 6.2.1: 128px only)
@@ -280,7 +280,7 @@ class Glow(nn.Module):
         levels: int = 4,
         hidden: int = 512,
         last_level_steps: int = 1,
-        stability: Stability | None = None,
+        stability: Stability = Stability(),
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -294,7 +294,6 @@ class Glow(nn.Module):
         self.image_shape = (channels, image_size, image_size)
         self.latent_dim = math.prod(self.image_shape)
         self.recompute = recompute
-        stability = stability or Stability()
         counts = [steps] * (levels - 1) + [last_level_steps]
         self.levels = nn.ModuleList(
             nn.ModuleList(

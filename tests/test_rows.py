@@ -407,6 +407,12 @@ def test_ssim_of_equal_images_is_one() -> None:
     assert ssim(one[1:2], truth[1:2]).shape == (1,)
 
 
+def test_ssim_of_constant_images_is_its_formula_at_data_range_1() -> None:
+    a, b, c1 = 0.02, 0.05, 0.01**2
+    found = ssim(torch.full((1, *SHAPE), a), torch.full((1, *SHAPE), b))
+    assert found.item() == pytest.approx((2 * a * b + c1) / (a**2 + b**2 + c1), rel=1e-3)
+
+
 # ---- what a reader sees
 
 

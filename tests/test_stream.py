@@ -95,6 +95,11 @@ def test_an_epochs_order_is_a_permutation_of_all_images() -> None:
         assert sorted(flat([shards for shards, _ in windows])) == list(range(6))
 
 
+def test_shards_come_in_another_order_every_epoch() -> None:
+    orders = [flat([shards for shards, _ in epoch_order(SIZES, 0, e, 1)]) for e in range(3)]
+    assert len({tuple(order) for order in [*orders, range(6)]}) == 4
+
+
 @pytest.mark.parametrize(("world_size", "batch_size"), [(1, 4), (2, 4), (3, 2), (4, 1), (1, 39)])
 def test_ranks_share_an_epoch_without_doubles(world_size: int, batch_size: int) -> None:
     ranks = [batches(stream(rank, world_size, batch_size=batch_size)) for rank in range(world_size)]
