@@ -1,35 +1,23 @@
 """The networks the benchmarks run on: one from a run's checkpoint, or one trained for nothing."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
+import lightning_modules
 from datamodules.procedural import faces
 from datamodules.shards import ShardIndex, load_images
-from networks.glow import Glow, Stability
+from networks.glow import Glow
 from recovery.priors import FlowPrior
 
 
 def load_prior(checkpoint: str | Path | None) -> FlowPrior:
-    """The prior of RUN/checkpoints/NAME.ckpt (its average where it has one); None: `toy_glow`."""
-    glow = toy_glow() if checkpoint is None else load_glow(Path(checkpoint))
-    return FlowPrior(glow.frozen(), "glow")
-
-
-def load_glow(checkpoint: Path) -> Glow:
-    """Raises FileNotFoundError where config.yaml is not beside the checkpoint's folder."""
-    config = yaml.safe_load((checkpoint.parent.parent / "config.yaml").read_text())
-    arguments: dict[str, Any] = config["model"]["init_args"]["network"]["init_args"]
-    if stability := arguments.get("stability"):
-        arguments["stability"] = Stability(**stability.get("init_args", stability))
-    glow = Glow(**arguments)
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
-    prefix = "average." if any(key.startswith("average.") for key in state) else "network."
-    glow.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if prefix in k})
-    return glow
+    """The prior of RUN/checkpoints/NAME.ckpt, or without one `toy_glow`."""
+    if checkpoint is None:
+        return FlowPrior(toy_glow().frozen(), "glow")
+    path = Path(checkpoint)
+    return lightning_modules.load_prior(path.parent.parent, path.stem)
 
 
 def toy_glow() -> Glow:

@@ -155,6 +155,13 @@ class ShardedFaces(FaceDataModule):
         super().__init__(
             image_size, batch_size, seed, flip, window, num_workers, validation_batch_size
         )
+        names = [train, *in_distribution, *out_of_distribution]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise ValueError(
+                f"data: the set {repeated[0]!r} is named twice: training, in-distribution and "
+                "out-of-distribution sets must all be different"
+            )
         self.root = root
         self.train = train
         self.in_distribution = in_distribution

@@ -1,5 +1,7 @@
 """Recovery through an invertible prior: search its latent space (paper, section 2)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -56,14 +58,29 @@ class LatentSearch(Method):
         self.seed = seed
         self.batch_size = batch_size
 
-    def recover(self, y: Tensor, operator: Operator, progress: Progress | None = None) -> Recovery:
-        """Images from measurements y (B, ...) on the prior's device."""
-        parts = zip(y.split(self.batch_size), self._start(y).split(self.batch_size), strict=True)
-        return concatenate([self._search(*part, operator, progress) for part in parts])
+    def recover(
+        self,
+        y: Tensor,
+        operator: Operator,
+        *,
+        seeds: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Recovery:
+        """Images from measurements y (B, ...) on the prior's device. See `Method.recover`."""
+        seeds = range(len(y)) if seeds is None else seeds
+        parts = []
+        for first in range(0, len(y), self.batch_size):
+            part = slice(first, first + self.batch_size)
+            start = self._start(seeds[part]).to(y)
+            parts.append(self._search(y[part], start, operator, progress))
+        return concatenate(parts)
 
     def _search(
         self, y: Tensor, start: Tensor, operator: Operator, progress: Progress | None
     ) -> Recovery:
+        if self.start_std > 0:
+            start = self._finite(start)
+
         def objective(latents: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 z = latents.detach().requires_grad_()
@@ -94,12 +111,13 @@ class LatentSearch(Method):
             status=found.status,
         )
 
-    def _start(self, y: Tensor) -> Tensor:
-        seeds = [seed_from("start", self.seed, index) for index in range(len(y))]
-        start = self.prior.initial_latent(seeds, self.start_std).to(y)
-        if self.start_std == 0:
-            return start
+    def _start(self, seeds: Sequence[int]) -> Tensor:
+        mixed = [seed_from("start", self.seed, seed) for seed in seeds]
+        return self.prior.initial_latent(mixed, self.start_std)
+
+    def _finite(self, start: Tensor) -> Tensor:
+        """Latents whose objective would not be finite, replaced by 0."""
         with torch.no_grad():
             energy = self.prior.decode(start).square().flatten(1).sum(dim=1)
-        finite = (energy + start.square().sum(dim=1)).isfinite()  # so is the objective, then
+        finite = (energy + start.square().sum(dim=1)).isfinite()
         return torch.where(finite[:, None], start, 0.0)

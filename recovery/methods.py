@@ -59,8 +59,17 @@ class Method(ABC):
 
     @abstractmethod
     def recover(
-        self, y: Tensor, operator: Operator, progress: Progress | None = None
-    ) -> Recovery: ...
+        self,
+        y: Tensor,
+        operator: Operator,
+        *,
+        seeds: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Recovery:
+        """One recovery per measurement; what is random in image i's comes from seeds[i] alone.
+
+        Without seeds, from the position in the batch.
+        """
 
 
 # (prior, gamma) -> method; gamma is the weight of the penalty, which belongs to the problem

@@ -176,9 +176,12 @@ def main(arguments: list[str]) -> None:
         sys.exit("usage: python -m recovery.report RUN_DIRECTORY")
     directory = Path(arguments[0])
     try:
-        Console().print(summary_table(read_rows(directory)))
+        rows = read_rows(directory)
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
+    if rows.empty:
+        sys.exit(f"{directory} has no recovered image yet")
+    Console().print(summary_table(rows))
     training_curves(directory).savefig(directory / "curves.png", dpi=110)
     print(directory / "curves.png")
 

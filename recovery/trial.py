@@ -73,7 +73,7 @@ def run_trials(
         seeds = [seed_from(template.seed, part.name, name) for name in part.image_names]
         y = operator(truth, seeds=seeds)
         began = time.perf_counter()
-        recovery = method.recover(y, operator, progress)
+        recovery = method.recover(y, operator, seeds=seeds, progress=progress)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = (time.perf_counter() - began) / len(truth)

@@ -234,7 +234,7 @@ def test_progress_is_told_every_evaluation_of_every_part() -> None:
     y = operator(held_out(), seeds=SEEDS)
     told: list[tuple[int, int]] = []
     search = LatentSearch(flow_prior(), gamma, evaluations=3, batch_size=3)
-    search.recover(y, operator, lambda evaluation, active: told.append((evaluation, active)))
+    search.recover(y, operator, progress=lambda step, active: told.append((step, active)))
     assert told == [(1, 3), (2, 3), (3, 0), (1, 2), (2, 2), (3, 0)]
 
 
@@ -323,6 +323,15 @@ def test_random_starts_differ_by_image_and_seed_and_come_again() -> None:
     assert torch.allclose(starts(prior, y, operator, start_std=1.0), 2 * first)
     assert 0.3 < first.std() < 0.7
     assert (starts(prior, y, operator) == 0).all()
+
+
+def test_a_random_start_belongs_to_the_image_whatever_its_batch() -> None:
+    operator, y = Denoising(SMALL, 0.0), linear_truth(3)
+    search = exact(LinearPrior(), 0.0, evaluations=1, start_std=0.5)
+    together = search.recover(y, operator, seeds=[5, 6, 7]).latent
+    alone = search.recover(y[1:2], operator, seeds=[6]).latent
+    assert together is not None and alone is not None
+    assert torch.equal(together[1:2], alone)
 
 
 def test_only_images_whose_start_does_not_decode_start_at_zero() -> None:

@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -264,7 +264,14 @@ class FlatPrior:
 class Adjoint(Method):
     """Returns A^T y, and numbers that tell the images apart."""
 
-    def recover(self, y: Tensor, operator: Operator, progress: Progress | None = None) -> Recovery:
+    def recover(
+        self,
+        y: Tensor,
+        operator: Operator,
+        *,
+        seeds: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Recovery:
         image = operator.A_adjoint(y)
         number = torch.arange(len(y))
         value = number.float()
