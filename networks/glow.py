@@ -32,7 +32,7 @@ class Stability:
     paper's 64px networks, where nothing bounds the inverse.
     """
 
-    min_scale: float = 0.3  # couplings scale by min_scale..1, so inverses by at most 1/min_scale
+    min_scale: float = 0.5  # couplings scale by min_scale..1, so inverses by at most 1/min_scale
     # (Behrmann et al. 2021: unbounded affine couplings have exploding inverses)
     actnorm_epsilon: float = 1e-4  # added to every ActNorm scale (paper, section 6.2.1)
     activation_clip: float | None = None  # |activation| after each step (paper, 6.2.1: 128px only)

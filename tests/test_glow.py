@@ -60,8 +60,7 @@ def test_parameter_counts_of_the_paper(size: int, steps: int, levels: int, count
 @pytest.mark.parametrize(("size", "steps", "levels", "count"), PAPER_NETWORKS)
 def test_paper_networks_invert(size: int, steps: int, levels: int, count: int) -> None:
     torch.manual_seed(0)
-    stability = Stability(min_scale=0.5) if size == 128 else Stability()  # as configs/ have it
-    network = Glow(size, steps=steps, levels=levels, stability=stability)
+    network = Glow(size, steps=steps, levels=levels)
     network.initialize(images_to_initialize(size, 4))
     perturbed(network, 0.001)
     x = torch.cat(list(kinds_of_image(size).values()))
