@@ -17,12 +17,14 @@ from urllib.parse import urlparse
 import pytorch_lightning as pl
 import torch
 import yaml
+from pytorch_lightning.accelerators import MPSAccelerator
+from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 
-from callbacks.checkpoints import Checkpoints, newest_checkpoint
+from callbacks.checkpoints import Checkpoints, newest_checkpoint, read_checkpoint
 from callbacks.metrics_file import MetricsFile
 from callbacks.progress import ImageProgress
 from callbacks.recovery import RecoveryDuringTraining
@@ -41,11 +43,14 @@ CHANGEABLE = (
     "recovery.",
     "checkpoints.",
     "samples.",
+    "ckpt_path",
+    "weights_only",
     "model.init_args.total_images",
     "data.init_args.root",
     "data.init_args.num_workers",
     "data.init_args.validation_batch_size",
 )
+PINNED = ("trainer.accumulate_grad_batches",)  # of the trainer's, this one changes optimisation
 
 
 @dataclass
@@ -81,6 +86,7 @@ class Train(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
+            auto_configure_optimizers=False,
             trainer_defaults={"callbacks": [ImageProgress()]},
             parser_kwargs={"fit": {"default_config_files": [str(DEFAULTS)]}},
             args=args,
@@ -120,13 +126,13 @@ class Train(LightningCLI):
     def check_against_earlier_config(self) -> None:
         """Show what differs from the run's earlier config; refuse what changes its meaning."""
         path = self.run.directory / "config.yaml"
-        if not path.exists() or newest_checkpoint(self.run.directory) is None:
+        if not path.exists():
             return
         before = flatten(yaml.safe_load(path.read_text()))
         after = flatten(yaml.safe_load(self.config_text()))
         changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
         lines = [f"  {key}: {before.get(key)} -> {after.get(key)}" for key in sorted(changed)]
-        refused = [key for key in changed if not key.startswith(CHANGEABLE)]
+        refused = [key for key in changed if not key.startswith(CHANGEABLE) or key in PINNED]
         if refused and not self.run.accept_changes:
             raise ValueError(
                 f"{self.run.directory} holds a run with another config:\n"
@@ -147,21 +153,29 @@ class Train(LightningCLI):
                 f"model.network.image_size is {network.image_shape[-1]} and data.image_size is "
                 f"{data.image_size}: set both to the same"
             )
+        if isinstance(self.trainer.accelerator, MPSAccelerator):
+            raise ValueError(
+                "Apple's MPS has no float64, which inverses and metrics need: "
+                "set trainer.accelerator to cpu"
+            )
+        # Written once training can start: a config that fails before leaves no trace.
+        write = LambdaCallback(on_train_start=lambda *_: self.write_config())
+        self.trainer.callbacks.insert(0, write)  # type: ignore[attr-defined]
 
     def fit(self, model: ClockedModule, **kwargs: Any) -> None:
         """Train from the run's newest checkpoint, else from --ckpt_path, else from the start."""
         checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
         if checkpoint is not None:
             say(f"Resuming from {checkpoint}")
-            saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
-            require_same_architecture(model.state_dict(), saved["state_dict"])
-        self.write_config()
+            require_same_architecture(model.state_dict(), read_checkpoint(checkpoint))
         self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
 
     @rank_zero_only
     def write_config(self) -> None:
         self.run.directory.mkdir(parents=True, exist_ok=True)
-        (self.run.directory / "config.yaml").write_text(self.config_text())
+        unfinished = self.run.directory / "config.unfinished"
+        unfinished.write_text(self.config_text())
+        os.replace(unfinished, self.run.directory / "config.yaml")
 
     def after_fit(self) -> None:
         if self.trainer.is_global_zero:
@@ -204,10 +218,13 @@ def has_wandb_key() -> bool:
 def show_results(directory: Path) -> None:
     """The last recovery as a table, and where everything is."""
     console = Console()
-    rows = read_rows(directory)
-    if len(rows):
-        training_curves(directory).savefig(directory / "curves.png", dpi=110)
-        console.print(summary_table(rows))
+    try:
+        rows = read_rows(directory)
+        if len(rows):
+            console.print(summary_table(rows))
+            training_curves(directory).savefig(directory / "curves.png", dpi=110)
+    except FileNotFoundError:
+        console.print("Stopped before the first recovery.")
     for name, what in (
         ("curves.png", "likelihood and recovery while training"),
         ("rows.csv", "one row per recovered image"),

@@ -2,14 +2,16 @@
 
 import math
 import os
+import pickle
 import time
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
 
 
 class Checkpoints(Checkpoint):
@@ -32,6 +34,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
+        if not (checkpoint_folder(trainer.default_root_dir) / "best.ckpt").exists():
+            self.best = math.inf  # begun from another run's checkpoint
 
     def on_train_batch_end(
         self,
@@ -41,8 +45,8 @@ class Checkpoints(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return  # between micro-batches there are gradients that a checkpoint does not hold
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
+            return  # gradients are gathering that no checkpoint holds, or the epoch's own comes
         due = time.monotonic() - self._saved_at >= 60 * self.every_minutes
         if trainer.strategy.broadcast(due):  # rank 0's clock decides for all
             self.save(trainer, "last")
@@ -78,10 +82,32 @@ def checkpoint_folder(run_directory: str | Path) -> Path:
 
 
 def newest_checkpoint(run_directory: str | Path) -> Path | None:
-    """The newest checkpoint of a run that is whole, or None; warns about those that are not."""
-    files = checkpoint_folder(run_directory).glob("*.ckpt")
-    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        if zipfile.is_zipfile(path):
-            return path
-        warnings.warn(f"{path} is damaged and is left out", stacklevel=2)
-    return None
+    """The checkpoint of a run that has seen most images, or None; warns about damaged ones."""
+    newest, most = None, -1
+    for name in ("last", "best"):
+        path = checkpoint_folder(run_directory) / f"{name}.ckpt"
+        if not path.exists():
+            continue
+        try:
+            images_seen = _load(path)["images_seen"]
+        except ValueError as error:
+            warnings.warn(f"{error}; it is left out", stacklevel=2)
+            continue
+        if images_seen > most:
+            newest, most = path, images_seen
+    return newest
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint of train.py. Raises ValueError for any other file."""
+    return dict(_load(path)["state_dict"])
+
+
+def _load(path: str | Path) -> dict[str, Any]:
+    try:
+        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        if not {"images_seen", "state_dict"} <= saved.keys():
+            raise KeyError("images_seen")
+    except (RuntimeError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint of train.py") from error
+    return dict(saved)

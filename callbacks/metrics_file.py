@@ -1,6 +1,7 @@
 """Every logged number on disk, whatever else it is sent to."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ class MetricsFile(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+        if path.exists():  # drop a line that a crash cut short
+            text = path.read_bytes()
+            os.truncate(path, text.rfind(b"\n") + 1)
 
     @property
     def name(self) -> str:

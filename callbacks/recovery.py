@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from callbacks.progress import image_bar
 from recovery.methods import Method, MethodFactory
-from recovery.operators import ImageShape, Operator
+from recovery.operators import Operator
 from recovery.priors import Prior
 from recovery.report import scalars
 from recovery.rows import KEY, ConfigTexts, Row, RowFile, describe, done_images, read_rows
@@ -29,6 +29,10 @@ class Plan:
 
     problems: list[str] = field(default_factory=list)
     images: int = 8
+
+
+# "<problem>/<set>" -> image name -> column title -> (C, H, W); of the first rank's share
+Pictures = dict[str, dict[str, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class RecoveryDuringTraining(Checkpoint):
         at_end: what is recovered when training has seen all its images.
         every_n_epochs: how often.
         batch_size: images recovered at once; bounds memory, changes no result.
-        pictures: images of every held-out set shown in the picture grids.
+        pictures: images of every held-out set shown in the picture grids (of rank 0's share).
         seed: of the measurements' noise.
 
     Raises:
@@ -83,8 +87,15 @@ class RecoveryDuringTraining(Checkpoint):
                     f"recovery: no problem is named {name!r}; defined are "
                     f"{', '.join(sorted(problems))}"
                 )
-        if every_n_epochs < 1:
-            raise ValueError(f"recovery.every_n_epochs must be at least 1, got {every_n_epochs}")
+        for name, count in (
+            ("every_n_epochs", every_n_epochs),
+            ("batch_size", batch_size),
+            ("pictures", pictures),
+            ("during.images", during.images),
+            ("at_end.images", at_end.images),
+        ):
+            if count < 1:
+                raise ValueError(f"recovery.{name} must be at least 1, got {count}")
         self.problems = problems
         self.methods = methods
         self.during = during
@@ -93,7 +104,6 @@ class RecoveryDuringTraining(Checkpoint):
         self.batch_size = batch_size
         self.pictures = pictures
         self.seed = seed
-        self._operators: dict[str, Operator] = {}
         self._last_end = 0.0  # when the last recovery ended
 
     # --- when ----------------------------------------------------------------------------------
@@ -107,10 +117,10 @@ class RecoveryDuringTraining(Checkpoint):
         self.recover_if_due(trainer, pl_module)
 
     def recover_if_due(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        epoch, inside = divmod(module.images_seen, trainer.datamodule.images_per_epoch)
+        epoch, step = trainer.datamodule.position(module.images_seen)
         if module.images_seen >= module.total_images:
             self.recover(trainer, module, self.at_end, epoch)
-        elif inside == 0 and epoch % self.every_n_epochs == 0:
+        elif step == 0 and epoch % self.every_n_epochs == 0:
             self.recover(trainer, module, self.during, epoch)
 
     # --- what ----------------------------------------------------------------------------------
@@ -122,61 +132,64 @@ class RecoveryDuringTraining(Checkpoint):
         began = time.perf_counter()
         folder, rank = Path(trainer.default_root_dir), trainer.global_rank
         file = RowFile(folder / (f"rows-rank{rank}.csv" if rank else "rows.csv"))
+        texts = ConfigTexts(folder / (f"configs-rank{rank}.jsonl" if rank else "configs.jsonl"))
+        earlier = read_rows(folder, every=True)  # of an interrupted recovery, by whichever rank
         prior: Prior = module.prior()
         run = Row(folder.name, prior.name, module.images_seen, epoch, seed=self.seed)
         sets = [
             ImageSet(name, held.distribution, held.images[: plan.images], held.names[: plan.images])
             for name, held in trainer.datamodule.held_out.items()
         ]
-        shares = [s.subset(range(rank, len(s.images), trainer.world_size)) for s in sets]
-        texts = ConfigTexts(folder / (f"configs-rank{rank}.jsonl" if rank else "configs.jsonl"))
-        jobs = list(self.jobs(plan, prior, run, shares, texts))
-        total = sum(len(job.images.images) for job in jobs)
-        earlier = read_rows(folder)  # of an interrupted recovery, whichever rank made them
-        grids: dict[str, list[Tensor]] = {}
+        sets = [s.subset(range(rank, len(s.images), trainer.world_size)) for s in sets]
+        total = len(plan.problems) * len(self.methods) * sum(len(s.images) for s in sets)
+        pictures: Pictures = {}
+        configs: set[str] = set()
         with (
             torch.autocast(module.device.type, enabled=False),
             image_bar("Recovering", total, leave=False, disable=rank > 0) as bar,
         ):
-            for job in jobs:
-                for trial in self.run(job, earlier, module.device, bar):
-                    file.append(trial.rows)
-                    bar.update(len(trial.rows))
-                    self.add_pictures(grids, job, trial)
+            for problem in plan.problems:
+                for job in self.jobs(problem, prior, run, sets, texts):
+                    configs.add(job.template.config)
+                    for trial in self.run(job, earlier, module.device, bar):
+                        file.append(trial.rows)
+                        bar.update(len(trial.rows))
+                        self.add_pictures(pictures, job, trial)
         now = time.perf_counter()
         times = {
             "recovery/seconds": now - began,
             "recovery/share_of_time": (now - began) / (now - self._last_end),
         }
-        rows = read_rows(folder)
+        rows = read_rows(folder, every=True)
+        rows = rows[rows["config"].isin(configs) & rows["dataset"].isin(s.name for s in sets)]
         rows = _gather(rows[rows["images_seen"] == module.images_seen], trainer)
         if trainer.is_global_zero and len(rows):
-            self.publish(trainer, module.images_seen, rows, grids, times)
+            self.publish(trainer, module.images_seen, rows, pictures, times)
         self._last_end = time.perf_counter()
 
     def jobs(
-        self, plan: Plan, prior: Prior, run: Row, sets: list[ImageSet], texts: ConfigTexts
+        self, problem: str, prior: Prior, run: Row, sets: list[ImageSet], texts: ConfigTexts
     ) -> Iterator[Job]:
-        for problem in plan.problems:
-            operator = self.operator(problem, prior.image_shape)
-            gamma = self.problems[problem].gamma
-            for name, factory in self.methods.items():
-                method = factory(prior, gamma)
-                template = replace(
-                    run,
-                    problem=problem,
-                    method=name,
-                    config=texts.hash(
-                        problem=describe(operator),
-                        method=describe(method),
-                        weights=prior.fingerprint,
-                    ),
-                    m=getattr(operator, "measurements", 0),
-                    sigma=getattr(operator, "sigma", 0.0),
-                    gamma=gamma,
-                )
-                for images in sets:
-                    yield Job(operator, method, images, template)
+        """A problem's jobs. Its operator lives as long as they do: large matrices take memory."""
+        operator = self.problems[problem].operator(prior.image_shape)
+        gamma = self.problems[problem].gamma
+        for name, factory in self.methods.items():
+            method = factory(prior, gamma)
+            template = replace(
+                run,
+                problem=problem,
+                method=name,
+                config=texts.hash(
+                    problem=describe(operator),
+                    method=describe(method),
+                    weights=prior.fingerprint,
+                ),
+                m=getattr(operator, "measurements", 0),
+                sigma=getattr(operator, "sigma", 0.0),
+                gamma=gamma,
+            )
+            for images in sets:
+                yield Job(operator, method, images, template)
 
     def run(
         self, job: Job, rows: pd.DataFrame, device: torch.device, bar: "tqdm[None]"
@@ -210,43 +223,42 @@ class RecoveryDuringTraining(Checkpoint):
             progress=show,
         )
 
-    def operator(self, problem: str, image_shape: ImageShape) -> Operator:
-        """The problem's operator, made once and kept: drawing a large matrix takes time."""
-        if problem not in self._operators:
-            self._operators[problem] = self.problems[problem].operator(image_shape)
-        return self._operators[problem]
-
     # --- what is shown -------------------------------------------------------------------------
 
-    def add_pictures(self, grids: dict[str, list[Tensor]], job: Job, trial: Trial) -> None:
-        """Keep the first images of a set: truth | measurement or its adjoint | recoveries."""
-        columns = grids.setdefault(f"{job.template.problem}/{job.images.name}", [])
-        if len(columns) > 1 + len(self.methods):  # a later batch of the same set
-            return
-        if not columns:
-            y = trial.y
-            seen = y if y.shape == trial.truth.shape else job.operator.A_adjoint(y)
-            columns += [trial.truth[: self.pictures], seen[: self.pictures]]
-        columns.append(trial.recovery.image[: self.pictures])
+    def add_pictures(self, pictures: Pictures, job: Job, trial: Trial) -> None:
+        """Keep truth, measurement or its adjoint, and recovery of the first images of a set."""
+        grid = pictures.setdefault(f"{job.template.problem}/{job.images.name}", {})
+        y = trial.y
+        seen = y if y.shape == trial.truth.shape else job.operator.A_adjoint(y)
+        shown = set(job.images.image_names[: self.pictures])
+        for i, row in enumerate(trial.rows):
+            if row.image in shown:
+                columns = {
+                    "truth": trial.truth,
+                    "measurement": seen,
+                    row.method: trial.recovery.image,
+                }
+                grid.setdefault(row.image, {}).update({k: v[i].cpu() for k, v in columns.items()})
 
     def publish(
         self,
         trainer: pl.Trainer,
         images_seen: int,
         rows: pd.DataFrame,
-        grids: dict[str, list[Tensor]],
+        pictures: Pictures,
         times: dict[str, float],
     ) -> None:
         """Pictures to disk, then everything to the loggers."""
-        folder = Path(trainer.default_root_dir) / "pictures"
-        pictures = {}
-        for name, columns in grids.items():
-            cells = torch.stack([column.cpu().clamp(0, 1) for column in columns], dim=1)
-            grid = make_grid(cells.flatten(0, 1), nrow=len(columns), padding=1, pad_value=1.0)
-            path = folder / name / f"{images_seen:09d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_image(grid, path)
-            pictures[f"recovery/{name}/pictures"] = grid
+        grids = {}
+        for name, images in pictures.items():
+            whole = [list(c.values()) for c in images.values() if len(c) == 2 + len(self.methods)]
+            if whole:  # else its recovery was finished by a resumed run
+                cells = torch.stack([cell.clamp(0, 1) for columns in whole for cell in columns])
+                grid = make_grid(cells, nrow=len(whole[0]), padding=1, pad_value=1.0)
+                path = Path(trainer.default_root_dir, "pictures", name, f"{images_seen:09d}.png")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_image(grid, path)
+                grids[f"recovery/{name}/pictures"] = grid
         watched = rows[self.is_watched(rows, trainer)]
         metrics = {**scalars(watched, "recovery"), **times, "images_seen": float(images_seen)}
         if len(watched) < len(rows):
@@ -255,7 +267,7 @@ class RecoveryDuringTraining(Checkpoint):
             logger.log_metrics(metrics)
             if isinstance(logger, WandbLogger):
                 logger.log_table("recovery/rows", dataframe=rows)
-                for name, grid in pictures.items():
+                for name, grid in grids.items():
                     logger.log_image(name, [grid])
 
     def is_watched(self, rows: pd.DataFrame, trainer: pl.Trainer) -> pd.Series:

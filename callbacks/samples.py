@@ -16,6 +16,8 @@ class Samples(Callback):
     """
 
     def __init__(self, count: int = 16) -> None:
+        if count < 1:
+            raise ValueError(f"samples.count must be at least 1, got {count}")
         self.count = count
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

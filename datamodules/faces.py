@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules import procedural
-from datamodules.shards import ShardIndex, decode, load_images, read_shard
+from datamodules.shards import DataError, ShardIndex, decode, load_images, read_shard
 from datamodules.stream import ImageShards, StreamLoader, TrainingStream
 
 DATA_ROOT_VARIABLE = "INVERTIBLE_PRIORS_DATA"
@@ -54,8 +54,13 @@ class FaceDataModule(pl.LightningDataModule):
         validation_batch_size: int,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
+        for name, value in (
+            ("batch_size", batch_size),
+            ("window", window),
+            ("validation_batch_size", validation_batch_size),
+        ):
+            if value < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {value}")
         self.image_size = image_size
         self.batch_size = batch_size
         self.seed = seed
@@ -83,11 +88,9 @@ class FaceDataModule(pl.LightningDataModule):
                 break
         return torch.stack(images)
 
-    @property
-    def images_per_epoch(self) -> int:
-        """Images of whole global batches: what one epoch adds to the clock."""
-        stream = self.stream()
-        return stream.steps_per_epoch * stream.global_batch
+    def position(self, images_seen: int) -> tuple[int, int]:
+        """(epochs completed, steps into the next) at a time of the clock."""
+        return self.stream().position(images_seen)
 
     def stream(self) -> TrainingStream:
         assert self.trainer is not None
@@ -241,6 +244,12 @@ class ProceduralFaces(FaceDataModule):
         )
 
 
+class NamedPNG(NamedTuple):
+    shard: Path
+    name: str
+    png: bytes
+
+
 class PreparedShards:
     """`ImageShards` over prepared tar files: PNG bytes, decoded when used."""
 
@@ -248,13 +257,17 @@ class PreparedShards:
         self.index = index
         self.shard_sizes = [shard.samples for shard in index.shards]
 
-    def read(self, shard: int, wanted: Collection[int]) -> Iterable[tuple[int, bytes]]:
-        for index, _, png in read_shard(self.index.shards[shard]):
+    def read(self, shard: int, wanted: Collection[int]) -> Iterable[tuple[int, NamedPNG]]:
+        path = self.index.shards[shard].path
+        for index, name, png in read_shard(self.index.shards[shard]):
             if index in wanted:
-                yield index, png
+                yield index, NamedPNG(path, name, png)
 
-    def decode(self, encoded: bytes) -> Tensor:
-        return decode(encoded)
+    def decode(self, encoded: NamedPNG) -> Tensor:
+        try:
+            return decode(encoded.png)
+        except DataError as error:
+            raise DataError(f"{encoded.shard}, image {encoded.name}: {error}") from error
 
 
 class ImagesInMemory:

@@ -88,8 +88,16 @@ class TrainingStream(IterableDataset[dict[str, Tensor]]):
                 "images or smaller batches"
             )
 
+    def position(self, images_seen: int) -> tuple[int, int]:
+        """(epochs completed, steps into the next) at a time of the clock.
+
+        Counted in global batches of now, so that epochs also end where a run that changed its
+        number of devices does not stand at a multiple of its epoch.
+        """
+        return divmod(images_seen // self.global_batch, self.steps_per_epoch)
+
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        epoch, step = divmod(self.images_seen // self.global_batch, self.steps_per_epoch)
+        epoch, step = self.position(self.images_seen)
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         windows = epoch_order(self.images.shard_sizes, self.seed, epoch, self.window)

@@ -31,10 +31,14 @@ class ClockedModule(pl.LightningModule):
         return range(first, first + batch_size)
 
     def advance_clock(self, batch_size: int) -> None:
-        """Count a micro-batch of `batch_size` images on every rank; stop training when due."""
+        """Count a micro-batch of `batch_size` images on every rank."""
         self.images_seen += batch_size * self.trainer.world_size
         self.log("images_seen", float(self.images_seen))
-        if self.images_seen >= self.total_images:
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop when due, after a whole optimiser step: none of the images counted is lost."""
+        step_taken = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        if self.images_seen >= self.total_images and (step_taken or self.trainer.is_last_batch):
             self.trainer.should_stop = True
 
     def require_finite(self, gradient_norm: Tensor) -> None:
@@ -55,10 +59,10 @@ class ClockedModule(pl.LightningModule):
                 torch.distributed.broadcast(tensor, src=0)
 
     def on_fit_start(self) -> None:
-        if self.trainer.precision not in ("32-true", "64-true", "bf16-mixed"):
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
             raise ValueError(
                 f"trainer.precision {self.trainer.precision!r} is not supported: weights and "
-                "log-determinants stay in float32. Use 32-true, 64-true or bf16-mixed."
+                "log-determinants stay in float32. Use 32-true or bf16-mixed."
             )
 
     def on_train_start(self) -> None:

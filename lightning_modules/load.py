@@ -10,12 +10,15 @@ from torch import nn
 from recovery.priors import FlowPrior, fingerprint
 
 
-def load_prior(run_directory: str | Path, checkpoint: str = "last") -> FlowPrior:
-    """The prior of a run: the moving average where there is one, frozen, on the CPU.
+def load_prior(
+    run_directory: str | Path, checkpoint: str = "last", device: str | torch.device = "cpu"
+) -> FlowPrior:
+    """The prior of a run: the moving average where there is one, frozen, on `device`.
 
     Args:
         run_directory: a run of `train.py` that trained an invertible network.
         checkpoint: `last` or `best`.
+        device: of the prior and the latents and measurements it is used with.
 
     Raises:
         FileNotFoundError: no such run or checkpoint.
@@ -34,4 +37,5 @@ def load_prior(run_directory: str | Path, checkpoint: str = "last") -> FlowPrior
     which = "average." if any(name.startswith("average.") for name in saved) else "network."
     weights = {n.removeprefix(which): t for n, t in saved.items() if n.startswith(which)}
     network.load_state_dict(weights)
+    network.to(device)
     return FlowPrior(network.frozen(), type(network).__name__.lower(), fingerprint(weights))

@@ -53,6 +53,12 @@ class MaximumLikelihood(ClockedModule):
             raise ValueError(f"model.bits must be in 1..8, got {bits}")
         if not 0 <= decay_fraction <= 1:
             raise ValueError(f"model.decay_fraction must be in [0, 1], got {decay_fraction}")
+        for name, count in (
+            ("ema_half_life", ema_half_life),
+            ("initialization_images", initialization_images),
+        ):
+            if count is not None and count < 1:
+                raise ValueError(f"model.{name} must be at least 1 image, got {count}")
         self.network = network
         self.average = None
         if ema_half_life is not None:
@@ -167,13 +173,14 @@ class MaximumLikelihood(ClockedModule):
             self.images_seen, self.total_images, self.warmup_images, self.decay_fraction
         )
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"], group["betas"] = rate, self.betas
         parameters = list(self.network.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.require_finite(norm)  # before clipping, which would make infinity finite
         if self.clip_value is not None:
             torch.nn.utils.clip_grad_value_(parameters, self.clip_value)
-        limit = math.inf if self.clip_norm is None else self.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        self.require_finite(norm)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.log_dict({"train/learning_rate": rate, "train/gradient_norm": norm})
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

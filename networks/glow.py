@@ -13,10 +13,11 @@ arithmetic of `FoldedStep`. Training folds once per batch; `Glow.frozen` folds o
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -106,10 +107,15 @@ class CouplingNet(nn.Module):
             nn.init.zeros_(_affine(conv).bias)
 
     def fold(self) -> tuple[Affine, Affine, Affine]:
+        """The three convolutions. Of the last, first the raw scales + 2, then the shifts."""
+        weight, bias = _affine(self.conv3).scaled((3 * self.log_scale).exp())
         return (
             _affine(self.conv1).scaled(self.norm1.scale(), self.norm1.bias),
             _affine(self.conv2).scaled(self.norm2.scale(), self.norm2.bias),
-            _affine(self.conv3).scaled((3 * self.log_scale).exp()),
+            Affine(
+                torch.cat([weight[0::2], weight[1::2]]),
+                torch.cat([bias[0::2] + 2, bias[1::2]]),
+            ),
         )
 
     def initialize(self, x: Tensor) -> None:
@@ -167,8 +173,9 @@ class FoldedStep:
         """Scale in (min_scale, 1) and shift for the other half, each (B, C/2, H, W)."""
         conv1, conv2, conv3 = self.net
         raw = conv3(F.relu(conv2(F.relu(conv1(xb))))).to(xb.dtype)  # may run in bf16 inside
+        raw_scale, shift = raw.chunk(2, dim=1)
         low = self.stability.min_scale
-        return low + (1 - low) * torch.sigmoid(raw[:, 0::2] + 2), raw[:, 1::2]
+        return low + (1 - low) * torch.sigmoid(raw_scale), shift
 
     def mix(self, x: Tensor) -> Tensor:
         with _full_precision(x):
@@ -224,7 +231,7 @@ class FoldedGlow:
         for level, steps in enumerate(self.steps):
             x = _squeeze(x)
             for step in steps:
-                x, step_log_det = self._forward(step, x)
+                x, step_log_det = self._run(step.forward, x)
                 log_det = log_det + step_log_det
             if level < len(self.steps) - 1:
                 x, latent = x.chunk(2, dim=1)
@@ -243,14 +250,14 @@ class FoldedGlow:
                 x = torch.cat([x, latents.pop()], dim=1)
             x = x.contiguous(memory_format=torch.channels_last)
             for step in reversed(steps):
-                x = step.inverse(x)
+                x = self._run(step.inverse, x)
             x = F.pixel_shuffle(x, 2)
         return x
 
-    def _forward(self, step: FoldedStep, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _run(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(step.forward, x, use_reentrant=False)
-        return step.forward(x)
+            return checkpoint(function, x, use_reentrant=False)
+        return function(x)
 
 
 class Glow(nn.Module):
@@ -321,8 +328,9 @@ class Glow(nn.Module):
     @torch.no_grad()
     def frozen(self) -> FoldedGlow:
         """A snapshot for recovery: no gradients to the weights, all weight-only work done."""
-        steps = [[step.detached() for step in level] for level in self.fold().steps]
-        return FoldedGlow(self.image_shape, steps, recompute=False)
+        with _full_precision(self.initialized):
+            steps = [[step.detached() for step in level] for level in self.fold().steps]
+        return FoldedGlow(self.image_shape, steps, self.recompute)
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
@@ -364,9 +372,11 @@ def _affine(conv: nn.Conv2d) -> Affine:
     return Affine(conv.weight, conv.bias)
 
 
-def _full_precision(x: Tensor) -> torch.autocast:
+def _full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Only coupling networks may run in half precision: latents and log_det stay float32."""
-    return torch.autocast(x.device.type, enabled=False)
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
 
 
 def _check_shape(x: Tensor, shape: tuple[int, ...]) -> None:

@@ -39,7 +39,7 @@ class LatentSearch(Method):
         gamma: float = 0.0,
         *,
         evaluations: int = 200,
-        history: int = 20,
+        history: int = 50,
         stop_at_noise: bool = True,
         gradient_tolerance: float = 1e-5,
         start_std: float = 0.0,

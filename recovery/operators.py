@@ -106,7 +106,7 @@ class GaussianSensing(Operator):
         if self._drawn is None:
             shape = (self.m, math.prod(self.image_shape))
             entries = torch.randn(shape, generator=generator("sensing matrix", self.seed))
-            self._drawn = entries / math.sqrt(self.m)
+            self._drawn = entries.div_(math.sqrt(self.m))
         # kept in the widest type asked for: a visit to half precision must not round it for good
         dtype = torch.promote_types(self._drawn.dtype, like.dtype)
         self._drawn = self._drawn.to(like.device, dtype)

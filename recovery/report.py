@@ -64,7 +64,7 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
     A recovery at the end takes in more images than those while training: their means do not
     belong on one curve.
     """
-    times = rows.groupby(["problem", "dataset"])["images_seen"].transform("nunique")
+    times = rows.groupby(["problem", "dataset", "method"])["images_seen"].transform("nunique")
     seen = rows.groupby(["problem", "dataset", "method", "image"])["images_seen"]
     return rows[seen.transform("nunique") == times]
 

@@ -81,15 +81,18 @@ class RowFile:
             os.fsync(file.fileno())
 
 
-def read_rows(path: Path | str) -> pd.DataFrame:
-    """Rows of a file, or of all `rows*.csv` of a run directory; the last of each key counts.
+def read_rows(path: Path | str, *, every: bool = False) -> pd.DataFrame:
+    """Rows of a file, or of all `rows*.csv` of a run directory.
 
-    A last line that is cut short, or just being written, is no row.
+    Of rows with one key the last counts (of several files, the file written last), unless `every`
+    row is asked for: those of an earlier config among them. A last line that is cut short, or
+    just being written, is no row.
 
     Raises FileNotFoundError where there are none.
     """
     path = Path(path)
-    files = sorted(path.glob("rows*.csv")) if path.is_dir() else [path]
+    files = list(path.glob("rows*.csv")) if path.is_dir() else [path]
+    files.sort(key=lambda file: (file.stat().st_mtime_ns if file.exists() else 0, file.name))
     if not files or not files[0].exists():
         raise FileNotFoundError(f"no rows at {path}: expected a rows.csv written by a run")
     empty = {column: ["", "nan"] for column, kind in TYPES.items() if kind is float}
@@ -103,7 +106,7 @@ def read_rows(path: Path | str) -> pd.DataFrame:
         for file in files
     ]
     rows = pd.concat(parts, ignore_index=True)
-    return rows.drop_duplicates(KEY, keep="last", ignore_index=True)
+    return rows if every else rows.drop_duplicates(KEY, keep="last", ignore_index=True)
 
 
 def done_images(rows: pd.DataFrame, **key: Any) -> set[str]:

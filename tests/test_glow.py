@@ -69,7 +69,7 @@ def test_paper_networks_invert(size: int, steps: int, levels: int, count: int) -
         assert log_det.isfinite().all()
         assert (network.inverse(z) - x).abs().max() < 5e-5
         network = network.double()
-        x = x[:1].double()
+        x = (x[[0, 2]] if size == 128 else x).double()
         assert (network.inverse(network(x)[0]) - x).abs().max() < 1e-10
 
 

@@ -12,12 +12,15 @@ import pytest
 import torch
 import wandb
 import yaml
+from PIL import Image
 
 import train
 from benchmarks.inversion import inversion_errors
 from callbacks.checkpoints import newest_checkpoint
 from callbacks.recovery import RecoveryDuringTraining
-from lightning_modules import load_prior
+from datamodules import prepare
+from datamodules.procedural import faces
+from lightning_modules import MaximumLikelihood, load_prior
 from lightning_modules.clock import ClockedModule, warmup_then_decay
 from recovery.rows import KEY, read_rows
 
@@ -238,6 +241,105 @@ def test_wandb_keeps_its_run_and_its_axis(tiny: list[str]) -> None:
     assert all(name.endswith(identity) for name in folders)
 
 
+def test_recovery_goes_on_with_another_number_of_devices(tiny: list[str]) -> None:
+    """A global batch of 12 after one of 8: epochs end off the multiples of an epoch's images."""
+    run(tiny, "--model.total_images=64")
+    more = ["--model.total_images=264", "--data.batch_size=12", "--run.accept_changes=true"]
+    rows = read_rows(run(tiny, *more))
+    watched = rows[rows["problem"] == "cs-10%"]
+    assert sorted(watched["images_seen"].unique()) == [64, 124, 184, 244]  # 5 steps of 12 apart
+
+
+@pytest.mark.parametrize("method_batches", [2, 16])
+def test_pictures_of_several_methods(tiny: list[str], tmp_path: Path, method_batches: int) -> None:
+    search = "class_path: recovery.latent_search.LatentSearch"
+    methods = f"{{short: {{{search}, init_args: {{evaluations: 2}}}}, long: {{{search}}}}}"
+    directory = run(
+        tiny,
+        "--model.total_images=64",
+        f"--recovery.methods={methods}",
+        "--recovery.at_end.problems=[denoise-0.1]",
+        f"--recovery.batch_size={method_batches}",
+        "--recovery.pictures=5",
+    )
+    with Image.open(directory / "pictures/denoise-0.1/faces-val/000000064.png") as picture:
+        assert picture.size == (4 * 9 + 1, 5 * 9 + 1)  # truth, measurement, short, long
+    assert set(read_rows(directory)["method"]) == {"short", "long"}
+
+
+def test_a_finished_run_recovers_other_sets_from_its_checkpoint(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = run(tiny, "--model.total_images=64")
+    again = [f"--ckpt_path={newest(directory)}", "--run.name=again", "--model.total_images=64"]
+    other = run(tiny, *again, "--recovery.at_end.problems=[denoise-0.2]")
+    assert set(read_rows(other)["problem"]) == {"denoise-0.2"}
+    assert not losses(other)
+    said = refused(capsys, [*tiny, *again, "--model.bits=3"])
+    assert "bits: 5 -> 3" in said
+    foreign = directory / "foreign.ckpt"
+    torch.save({"weights": torch.zeros(1)}, foreign)
+    said = refused(capsys, [*tiny, f"--ckpt_path={foreign}", "--run.name=other"])
+    assert "foreign.ckpt is damaged or no checkpoint of train.py" in said
+
+
+def test_a_cut_metrics_file_is_mended(tiny: list[str]) -> None:
+    directory = run(tiny, "--model.total_images=64")
+    path = directory / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    run(tiny, "--model.total_images=128")
+    assert max(losses(directory)) == 128
+    assert (directory / "curves.png").exists()
+
+
+def test_infinite_gradients_never_reach_the_weights() -> None:
+    network = torch.nn.Linear(2, 1)
+    module = MaximumLikelihood(network, total_images=1, clip_value=5.0)
+    module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    optimizer = module.configure_optimizers()
+    for bad in (torch.inf, torch.nan):
+        for parameter in network.parameters():
+            parameter.grad = torch.full_like(parameter, bad)
+        with pytest.raises(FloatingPointError, match="Nothing is lost"):
+            module.on_before_optimizer_step(optimizer)
+
+
+@pytest.mark.slow
+def test_resumes_from_shards_read_by_workers(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, distribution, count in (("a", "in", 70), ("b", "in", 5), ("c", "out", 5)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for index, face in enumerate(faces(range(count), distribution=distribution)):
+            Image.fromarray(face.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
+        out = str(tmp_path / "data/8px" / name)
+        assert prepare.main([str(folder), out, "--image-size=8", "--shard-size=16"]) == 0
+    options = [
+        "--data=datamodules.faces.ShardedFaces",
+        "--data.image_size=8",
+        "--data.batch_size=8",
+        f"--data.root={tmp_path / 'data'}",
+        "--data.train=a",
+        "--data.in_distribution=[b]",
+        "--data.out_of_distribution=[c]",
+        "--data.window=2",
+        "--data.num_workers=2",
+        "--checkpoints.every_minutes=0",
+        "--recovery.during.problems=[]",
+        "--recovery.at_end.problems=[]",
+    ]
+    arguments = [argument for argument in tiny if not argument.startswith("--data.")]
+    whole = run(arguments, *options, "--run.name=whole")
+    with monkeypatch.context() as patch:
+        kill_at(patch, 104)
+        with pytest.raises(Killed):
+            run(arguments, *options, "--run.name=resumed")
+    resumed = run(arguments, *options, "--run.name=resumed")
+    assert_same_checkpoint(whole, resumed)
+    assert losses(whole) == losses(resumed)
+
+
 # --- what is refused -------------------------------------------------------------------------
 
 
@@ -262,6 +364,13 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         ("--data.image_size=16", "image_size is 8 and data.image_size is 16"),
         ("--data.batch_size=100", "70 training images are fewer than one global batch of 100"),
         ("--model.learning_rate=1e30", "not finite after"),
+        ("--samples.count=0", "samples.count must be at least 1"),
+        ("--recovery.pictures=0", "recovery.pictures must be at least 1"),
+        ("--recovery.batch_size=0", "recovery.batch_size must be at least 1"),
+        ("--recovery.during.images=-1", "recovery.during.images must be at least 1"),
+        ("--model.ema_half_life=0", "model.ema_half_life must be at least 1"),
+        ("--optimizer=SGD", "optimizer"),
+        ("--trainer.precision=64-true", "64-true' is not supported"),
     ],
 )
 def test_bad_values_are_named(
@@ -335,12 +444,8 @@ def test_two_processes_train_and_recover(tiny: list[str], tmp_path: Path) -> Non
     metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     name = "recovery_at_end/cs-25%/faces-val/latent-search/psnr"
     logged = [m[name] for m in metrics if name in m]
-    mean = at_end[(at_end["problem"] == "cs-25%") & (at_end["dataset"] == "faces-val")][
-        "psnr"
-    ].mean()
-    assert logged[-1]["recovery/cs-25%/faces-val/latent-search/psnr"] == pytest.approx(
-        mean, abs=1e-3
-    )
+    of_set = at_end[(at_end["problem"] == "cs-25%") & (at_end["dataset"] == "faces-val")]
+    assert logged == [pytest.approx(of_set["psnr"].mean(), abs=1e-3)]  # over both ranks
 
 
 # --- configs ---------------------------------------------------------------------------------
