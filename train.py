@@ -176,6 +176,8 @@ class Train(LightningCLI):
         unfinished = self.run.directory / "config.unfinished"
         unfinished.write_text(self.config_text())
         os.replace(unfinished, self.run.directory / "config.yaml")
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(self.config_text()))
 
     def after_fit(self) -> None:
         if self.trainer.is_global_zero:
