@@ -82,7 +82,7 @@ def summary_table(rows: pd.DataFrame) -> Table:
     table = Table(
         title=f"Recovery{by} after {rows['images_seen'].max():,} images: mean PSNR in dB",
         title_justify="left",
-        caption="in, out: of the training distribution. budget: images not converged.",
+        caption="budget: images not converged",
         caption_justify="left",
         box=None,
         padding=(0, 1, 0, 0),
