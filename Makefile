@@ -13,14 +13,16 @@ demo: .venv/ready  ## train a small Glow on drawn faces and recover held-out one
 test: .venv/ready  ## all tests
 	$(PYTEST)
 
-check: .venv/ready  ## lint, types, import contracts, fast tests: before every commit
+check: lint  ## lint and fast tests: before every commit
+	$(PYTEST) -m "not slow" -q
+
+lint: .venv/ready  ## style, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(PYTEST) -m "not slow" -q
 
-bench: .venv/ready  ## the measurements of docs/performance.md
+bench: .venv/ready  ## what docs/performance.md measures, by name
 	$(BIN)/python -m benchmarks
 
 format: .venv/ready  ## format the code
@@ -37,5 +39,5 @@ clean:  ## remove the environment and caches; keeps runs/ and data/
 	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[dev]'
 	touch $@
 
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test check lint bench format clean
 .DEFAULT_GOAL := help
