@@ -226,7 +226,7 @@ def show_results(directory: Path) -> None:
             console.print(summary_table(rows))
             training_curves(directory).savefig(directory / "curves.png", dpi=110)
     except FileNotFoundError:
-        console.print("Stopped before the first recovery.")
+        console.print("No image has been recovered yet.")
     for name, what in (
         ("curves.png", "likelihood and recovery while training"),
         ("rows.csv", "one row per recovered image"),

@@ -129,6 +129,8 @@ class RecoveryDuringTraining(Checkpoint):
         self, trainer: pl.Trainer, module: pl.LightningModule, plan: Plan, epoch: int
     ) -> None:
         """Recover this rank's share of every held-out set, then log the means over all ranks."""
+        if not plan.problems:
+            return
         began = time.perf_counter()
         folder, rank = Path(trainer.default_root_dir), trainer.global_rank
         file = RowFile(folder / (f"rows-rank{rank}.csv" if rank else "rows.csv"))
