@@ -166,7 +166,8 @@ def _draw_likelihood(axes: Axes, path: Path, colours: dict[str, str]) -> None:
 
 def _finish(axes: Axes) -> None:
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7)
     if axes.get_xlim()[1] > 10_000:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
 

@@ -18,6 +18,7 @@ from datamodules.faces import (
     DATA_ROOT_VARIABLE,
     FaceDataModule,
     ImagesInMemory,
+    NamedPNG,
     ProceduralFaces,
     ShardedFaces,
 )
@@ -327,10 +328,17 @@ def as_array(image: Tensor) -> list[Any]:
 
 def test_prepared_images_are_streamed_as_they_are(root: Path) -> None:
     data = ready(sharded(root))
-    assert data.images_per_epoch == 10
+    assert data.position(9) == (0, 4) and data.position(10) == (1, 0)
     streamed = [image for batch in data.train_dataloader() for image in batch["image"]]
     expected = [picture(seed).tolist() for seed in range(10)]
     assert sorted(map(as_array, streamed)) == sorted(expected)
+
+
+def test_a_damaged_training_image_is_named(root: Path) -> None:
+    data = ready(sharded(root))
+    damaged = NamedPNG(Path("shard-000003.tar"), "000042", b"no PNG")
+    with pytest.raises(DataError, match=r"shard-000003.tar, image 000042: damaged PNG"):
+        data.train_images.decode(damaged)
 
 
 def test_indices_of_prepared_images_are_their_places(root: Path) -> None:
@@ -442,8 +450,15 @@ def test_more_held_out_faces_keep_the_first_ones() -> None:
 
 
 def test_an_epoch_is_whole_global_batches() -> None:
-    assert ready(procedural(batch_size=8)).images_per_epoch == 16
-    assert ready(procedural(batch_size=3), 1, 3).images_per_epoch == 18
+    data = ready(procedural(batch_size=8))
+    assert [data.position(seen) for seen in (0, 8, 15, 16, 40)] == [
+        (0, 0),
+        (0, 1),
+        (0, 1),
+        (1, 0),
+        (2, 1),
+    ]
+    assert ready(procedural(batch_size=3), 1, 3).position(18) == (1, 0)
 
 
 def test_the_training_loader_is_this_ranks_from_the_clock_on() -> None:
