@@ -2,10 +2,10 @@
 
 import math
 import os
-import pickle
 import time
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -108,6 +108,8 @@ def _load(path: str | Path) -> dict[str, Any]:
         saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         if not {"images_seen", "state_dict"} <= saved.keys():
             raise KeyError("images_seen")
-    except (RuntimeError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, RuntimeError, KeyError, AttributeError, UnpicklingError) as error:
         raise ValueError(f"{path} is damaged or no checkpoint of train.py") from error
     return dict(saved)

@@ -224,9 +224,11 @@ def test_more_images_continue_a_finished_run(tiny: list[str]) -> None:
 def test_a_damaged_checkpoint_is_left_out(tiny: list[str]) -> None:
     directory = run(tiny, "--model.total_images=64")
     last = directory / "checkpoints" / "last.ckpt"
-    last.write_bytes(last.read_bytes()[:1000])
-    with pytest.warns(UserWarning, match="damaged"):
-        assert newest_checkpoint(directory) == directory / "checkpoints" / "best.ckpt"
+    whole = last.read_bytes()
+    for left in (0, 1000, len(whole) // 2, len(whole) - 1000):
+        last.write_bytes(whole[:left])
+        with pytest.warns(UserWarning, match="damaged"):
+            assert newest_checkpoint(directory) == directory / "checkpoints" / "best.ckpt"
 
 
 def test_wandb_keeps_its_run_and_its_axis(tiny: list[str]) -> None:
