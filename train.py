@@ -147,12 +147,21 @@ class Train(LightningCLI):
         return str(self._parser("fit").dump(self.config.fit, skip_none=False))
 
     def before_fit(self) -> None:
-        network, data = self.model.network, self.datamodule
-        if network.image_shape[-1] != data.image_size:
+        size, data_size = self.model.image_shape[-1], self.datamodule.image_size
+        if size != data_size:
             raise ValueError(
-                f"model.network.image_size is {network.image_shape[-1]} and data.image_size is "
-                f"{data.image_size}: set both to the same"
+                f"the model's image_size is {size} and data.image_size is {data_size}: set both "
+                "to the same"
             )
+        if not self.model.automatic_optimization:
+            for key, instead, unset in (
+                ("gradient_clip_val", "clip_norm", (None, 0)),
+                ("accumulate_grad_batches", "accumulate", (1,)),
+            ):
+                if getattr(self.trainer, key) not in unset:
+                    raise ValueError(
+                        f"trainer.{key} cannot serve two optimisers. Set model.{instead} instead."
+                    )
         if isinstance(self.trainer.accelerator, MPSAccelerator):
             raise ValueError(
                 "Apple's MPS has no float64, which inverses and metrics need: "
@@ -233,7 +242,7 @@ def show_results(directory: Path) -> None:
         ("metrics.jsonl", "every number logged while training"),
         ("pictures", "truth | measurement | recovery"),
         ("samples", "samples from the prior"),
-        ("checkpoints", "last.ckpt, best.ckpt"),
+        ("checkpoints", "to resume from and to load the prior from"),
     ):
         if (directory / name).exists():
             console.print(f"{directory / name}: {what}", highlight=False, soft_wrap=True)
@@ -257,6 +266,7 @@ def say(*lines: str) -> None:
 def main(args: list[str] | None = None) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch, inside Lightning
+    warnings.filterwarnings("ignore", message=".*have no `validation_step`")  # GANs: no likelihood
     try:
         Train(args)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:

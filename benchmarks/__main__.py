@@ -4,7 +4,7 @@ import argparse
 import importlib
 import inspect
 
-NAMES = ("decode", "training", "solver-scipy", "solver-joint", "inversion")
+NAMES = ("decode", "training", "framework", "solver-scipy", "solver-joint", "inversion")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Recovery while training: how well the prior recovers held-out images, epoch after epoch."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,10 +25,11 @@ from recovery.trial import ImageSet, Problem, Trial, run_trials
 
 @dataclass(frozen=True)
 class Plan:
-    """Which problems, on how many images of every held-out set."""
+    """Which problems, on how many images of every held-out set, by which methods (or all)."""
 
     problems: list[str] = field(default_factory=list)
     images: int = 8
+    methods: list[str] | None = None
 
 
 # "<problem>/<set>" -> image name -> column title -> (C, H, W); of the first rank's share
@@ -67,7 +68,7 @@ class RecoveryDuringTraining(Checkpoint):
         seed: of the measurements' noise.
 
     Raises:
-        ValueError: a plan names a problem that is not defined.
+        ValueError: a plan names a problem or a method that is not defined.
     """
 
     def __init__(
@@ -81,12 +82,9 @@ class RecoveryDuringTraining(Checkpoint):
         pictures: int = 8,
         seed: int = 0,
     ) -> None:
-        for name in (*during.problems, *at_end.problems):
-            if name not in problems:
-                raise ValueError(
-                    f"recovery: no problem is named {name!r}; defined are "
-                    f"{', '.join(sorted(problems))}"
-                )
+        for plan in (during, at_end):
+            _require_defined("problem", plan.problems, problems)
+            _require_defined("method", plan.methods or (), methods)
         for name, count in (
             ("every_n_epochs", every_n_epochs),
             ("batch_size", batch_size),
@@ -143,7 +141,8 @@ class RecoveryDuringTraining(Checkpoint):
             for name, held in trainer.datamodule.held_out.items()
         ]
         sets = [s.subset(range(rank, len(s.images), trainer.world_size)) for s in sets]
-        total = len(plan.problems) * len(self.methods) * sum(len(s.images) for s in sets)
+        methods = list(self.methods) if plan.methods is None else plan.methods
+        total = len(plan.problems) * len(methods) * sum(len(s.images) for s in sets)
         pictures: Pictures = {}
         configs: set[str] = set()
         with (
@@ -151,7 +150,7 @@ class RecoveryDuringTraining(Checkpoint):
             image_bar("Recovering", total, leave=False, disable=rank > 0) as bar,
         ):
             for problem in plan.problems:
-                for job in self.jobs(problem, prior, run, sets, texts):
+                for job in self.jobs(problem, methods, prior, run, sets, texts):
                     configs.add(job.template.config)
                     for trial in self.run(job, earlier, module.device, bar):
                         file.append(trial.rows)
@@ -166,17 +165,23 @@ class RecoveryDuringTraining(Checkpoint):
         rows = rows[rows["config"].isin(configs) & rows["dataset"].isin(s.name for s in sets)]
         rows = _gather(rows[rows["images_seen"] == module.images_seen], trainer)
         if trainer.is_global_zero and len(rows):
-            self.publish(trainer, module.images_seen, rows, pictures, times)
+            self.publish(trainer, module.images_seen, rows, pictures, len(methods), times)
         self._last_end = time.perf_counter()
 
     def jobs(
-        self, problem: str, prior: Prior, run: Row, sets: list[ImageSet], texts: ConfigTexts
+        self,
+        problem: str,
+        methods: list[str],
+        prior: Prior,
+        run: Row,
+        sets: list[ImageSet],
+        texts: ConfigTexts,
     ) -> Iterator[Job]:
         """A problem's jobs. Its operator lives as long as they do: large matrices take memory."""
         operator = self.problems[problem].operator(prior.image_shape)
         gamma = self.problems[problem].gamma
-        for name, factory in self.methods.items():
-            method = factory(prior, gamma)
+        for name in methods:
+            method = self.methods[name](prior, gamma)
             template = replace(
                 run,
                 problem=problem,
@@ -248,12 +253,13 @@ class RecoveryDuringTraining(Checkpoint):
         images_seen: int,
         rows: pd.DataFrame,
         pictures: Pictures,
+        methods: int,
         times: dict[str, float],
     ) -> None:
         """Pictures to disk, then everything to the loggers."""
         grids = {}
         for name, images in pictures.items():
-            whole = [list(c.values()) for c in images.values() if len(c) == 2 + len(self.methods)]
+            whole = [list(c.values()) for c in images.values() if len(c) == 2 + methods]
             if whole:  # else its recovery was finished by a resumed run
                 cells = torch.stack([cell.clamp(0, 1) for columns in whole for cell in columns])
                 grid = make_grid(cells, nrow=len(whole[0]), padding=1, pad_value=1.0)
@@ -278,6 +284,14 @@ class RecoveryDuringTraining(Checkpoint):
         watched = {name: set(held_out[name].names[: self.during.images]) for name in held_out}
         pairs = zip(rows["dataset"], rows["image"], strict=True)
         return pd.Series([image in watched[dataset] for dataset, image in pairs], rows.index)
+
+
+def _require_defined(what: str, names: Iterable[str], defined: Collection[str]) -> None:
+    for name in names:
+        if name not in defined:
+            raise ValueError(
+                f"recovery: no {what} is named {name!r}; defined are {', '.join(sorted(defined))}"
+            )
 
 
 def _gather(rows: pd.DataFrame, trainer: pl.Trainer) -> pd.DataFrame:

@@ -7,6 +7,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from recovery.priors import Prior
+
 
 class ClockedModule(pl.LightningModule):
     """A LightningModule whose time is `images_seen`: images consumed by all ranks together.
@@ -24,6 +26,20 @@ class ClockedModule(pl.LightningModule):
             raise ValueError(f"model.total_images must be at least 1, got {total_images}")
         self.total_images = total_images
         self.images_seen = 0
+        self._averaged_at = 0  # images_seen when the moving average was last moved
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images it trains on."""
+        raise NotImplementedError
+
+    def prior(self) -> Prior:
+        """A frozen float32 snapshot of the prior, on the module's device."""
+        raise NotImplementedError
+
+    def samples(self, count: int) -> Tensor:
+        """(count, C, H, W) in [0, 1] from the same latents at every call."""
+        raise NotImplementedError
 
     def clock_positions(self, batch_size: int) -> range:
         """For each image of this rank's micro-batch, how many images came before it."""
@@ -34,6 +50,11 @@ class ClockedModule(pl.LightningModule):
         """Count a micro-batch of `batch_size` images on every rank."""
         self.images_seen += batch_size * self.trainer.world_size
         self.log("images_seen", float(self.images_seen))
+
+    def images_since_average(self) -> int:
+        """Images since this was last asked: by how much to move the moving average."""
+        images, self._averaged_at = self.images_seen - self._averaged_at, self.images_seen
+        return images
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop when due, after a whole optimiser step: none of the images counted is lost."""
@@ -74,6 +95,7 @@ class ClockedModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
+        self._averaged_at = self.images_seen  # checkpoints are written after whole steps
         checkpoint["loops"] = None
 
 

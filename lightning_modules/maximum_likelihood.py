@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.average import move_average
 from lightning_modules.clock import ClockedModule, warmup_then_decay
 from recovery.priors import FlowPrior, fingerprint, standard_normal_log_prob
 from recovery.seeds import normal, seed_from, uniform
@@ -74,13 +75,12 @@ class MaximumLikelihood(ClockedModule):
         self.initialization_images = initialization_images
         self.sample_temperature = sample_temperature
         self.seed = seed
-        self.averaged_at = 0  # images_seen when the average was last moved
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.averaged_at = self.images_seen  # checkpoints are written after whole steps
 
     # --- what others use -------------------------------------------------------------------
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.network.image_shape
 
     @property
     def averaged(self) -> nn.Module:
@@ -187,19 +187,7 @@ class MaximumLikelihood(ClockedModule):
         super().optimizer_step(*args, **kwargs)
         self.update_average()
 
-    @torch.no_grad()
     def update_average(self) -> None:
-        """Move the average towards the weights: average <- d average + (1 - d) weights.
-
-        d = 2^(-images / half-life), the half-life at most 5% of the images seen so that the
-        average does not remember the start (Karras et al. 2020, appendix B).
-        """
-        if self.average is None or self.ema_half_life is None:
-            return
-        half_life = min(self.ema_half_life, 0.05 * self.images_seen)
-        weight = 1 - 0.5 ** ((self.images_seen - self.averaged_at) / half_life)
-        self.averaged_at = self.images_seen
-        for average, current in zip(
-            self.average.parameters(), self.network.parameters(), strict=True
-        ):
-            average.lerp_(current, weight)
+        if self.average is not None and self.ema_half_life is not None:
+            images = self.images_since_average()
+            move_average(self.average, self.network, images, self.images_seen, self.ema_half_life)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from recovery.seeds import normal
 
@@ -65,9 +66,60 @@ class FlowPrior:
 
     def initial_latent(self, seeds: list[int], std: float) -> Tensor:
         """(B, n) on the CPU, N(0, std^2), row i from the i-th seed. std 0 is the paper's start."""
-        if std == 0:
-            return torch.zeros(len(seeds), self.latent_dim)
-        return std * normal(seeds, (self.latent_dim,))
+        return _gaussian(seeds, self.latent_dim, std)
+
+
+class GanPrior:
+    """A generator's prior: only images in its range can be recovered, and it has no encoder.
+
+    Args:
+        network: z (B, latent_dim) -> images (B, C, H, W), nominally in [-1, 1], with `latent_dim`
+            and `image_shape`; frozen, in evaluation mode.
+        name: of the kind of network.
+        fingerprint: of its weights.
+    """
+
+    def __init__(self, network: nn.Module, name: str, fingerprint: str = "") -> None:
+        self.network = network
+        self.name = name
+        self.fingerprint = fingerprint
+        self.latent_dim: int = network.latent_dim  # type: ignore[assignment]
+        self.image_shape: tuple[int, int, int] = network.image_shape  # type: ignore[assignment]
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """latent (B, n) -> image (B, C, H, W), nominally in [0, 1], not clamped."""
+        return self.network(latent) / 2 + 0.5
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Raises TypeError: most images have no latent."""
+        raise TypeError(
+            f"{self.name} is a GAN: it has no encoder. Search its latents with recovery.csgm.Csgm, "
+            "or use an invertible prior."
+        )
+
+    def initial_latent(self, seeds: list[int], std: float) -> Tensor:
+        """(B, n) on the CPU, N(0, std^2), row i from the i-th seed."""
+        return _gaussian(seeds, self.latent_dim, std)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trained weights by name, as image-adaptive recovery starts from them."""
+        return dict(self.network.named_parameters())
+
+    def decode_with(self, weights: Mapping[str, Tensor], latent: Tensor) -> Tensor:
+        """latent (B, n) -> image (B, C, H, W), each through its own weights (B, ...)."""
+        buffers = dict(self.network.named_buffers())
+
+        def one(weights: Mapping[str, Tensor], latent: Tensor) -> Tensor:
+            image = functional_call(self.network, (dict(weights), buffers), (latent[None],))
+            return image[0] / 2 + 0.5
+
+        return vmap(one)(weights, latent)
+
+
+def _gaussian(seeds: list[int], length: int, std: float) -> Tensor:
+    if std == 0:
+        return torch.zeros(len(seeds), length)
+    return std * normal(seeds, (length,))
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

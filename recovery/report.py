@@ -1,8 +1,10 @@
 """Rows as a reader wants them: means with counts and standard errors, curves.
 
-python -m recovery.report runs/demo      the table, and curves.png in the run directory
+python -m recovery.report runs/demo                  the table, and curves.png in the run directory
+python -m recovery.report runs/demo runs/demo-gan    one table and comparison.png, of several runs
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from rich.table import Table
 from recovery.rows import read_rows
 
 GROUP = ["problem", "m", "dataset", "distribution", "method"]
+MEASUREMENT = ["problem", "m", "sigma", "seed", "dataset", "image"]  # what two methods share
 
 
 def means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -106,6 +109,81 @@ def summary_table(rows: pd.DataFrame) -> Table:
     return table
 
 
+def compared(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each run's last rows of the measurements that all its priors and methods recovered.
+
+    Adds the column `recovery`: prior and method, and the run where these are alike in several.
+
+    Raises:
+        ValueError: there is no such measurement.
+    """
+    rows = latest(rows).copy()
+    rows["recovery"] = rows["prior"] + ", " + rows["method"]
+    if (rows.groupby("recovery")["run"].nunique() > 1).any():
+        rows["recovery"] = rows["run"] + ": " + rows["recovery"]
+    by = rows.groupby(MEASUREMENT)["recovery"].transform("nunique")
+    rows = rows[by == rows["recovery"].nunique()]
+    if rows.empty:
+        raise ValueError("these runs have no problem, image and noise in common")
+    return rows
+
+
+def comparison_table(rows: pd.DataFrame) -> Table:
+    """Mean PSNR ± standard error of several priors or methods, side by side, from `compared`."""
+    names = list(dict.fromkeys(rows["recovery"]))
+    table = Table(
+        title="Mean PSNR in dB, of the same images, operators and noise",
+        title_justify="left",
+        caption="(n): n images not converged",
+        caption_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    for column in ("problem", "held-out set"):
+        table.add_column(column, no_wrap=True)
+    for column in ("m", "images", *names):
+        table.add_column(column, justify="right")
+    for (problem, m, dataset, distribution), group in rows.groupby(GROUP[:-1], sort=False):
+        cells = []
+        for name in names:
+            (mean,) = means(group[group["recovery"] == name]).itertuples()
+            spread = "" if pd.isna(mean.sem) else f" ± {mean.sem:.2f}"
+            failed = f" ({mean.not_converged})" if mean.not_converged else ""
+            cells.append(f"{mean.psnr:.2f}{spread}{failed}")
+        images = str(group["image"].nunique())
+        table.add_row(problem, f"{dataset} {distribution}", f"{m:,}", images, *cells)
+    return table
+
+
+def comparison_figure(rows: pd.DataFrame) -> Figure:
+    """Compressive sensing: PSNR against m of all priors and methods, in and out of distribution.
+
+    From the rows of `compared`; bars are standard errors.
+    """
+    sensing = rows[rows["problem"].str.startswith("cs-")]
+    sides = [side for side in ("in", "out") if (sensing["distribution"] == side).any()]
+    figure = Figure(figsize=(4.2 * max(1, len(sides)), 3.6), layout="constrained")
+    panels = figure.subplots(1, max(1, len(sides)), squeeze=False, sharey=True)[0]
+    for axes, side in zip(panels, sides, strict=False):
+        of_side = sensing[sensing["distribution"] == side]
+        for index, name in enumerate(dict.fromkeys(rows["recovery"])):
+            points = of_side[of_side["recovery"] == name].groupby("m")["psnr"].agg(["mean", "sem"])
+            axes.errorbar(
+                points.index,
+                points["mean"],
+                points["sem"].fillna(0),
+                fmt="o-",
+                color=f"C{index}",
+                capsize=2,
+                label=name,
+            )
+        sets = ", ".join(dict.fromkeys(of_side["dataset"]))
+        title = f"{side} {'of ' if side == 'out' else ''}distribution: {sets}"
+        axes.set(title=title, xlabel="measurements m", ylabel="mean PSNR (dB)")
+        _finish(axes)
+    return figure
+
+
 def _fixed(value: float, digits: int) -> str:
     return "" if pd.isna(value) else f"{value:.{digits}f}"
 
@@ -173,18 +251,30 @@ def _finish(axes: Axes) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        sys.exit("usage: python -m recovery.report RUN_DIRECTORY")
-    directory = Path(arguments[0])
+    parser = argparse.ArgumentParser(prog="python -m recovery.report", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIRECTORY")
+    parser.add_argument(
+        "--out", type=Path, help="the figure's file (by default beside what it is drawn from)"
+    )
+    options = parser.parse_args(arguments)
     try:
-        rows = read_rows(directory)
-    except FileNotFoundError as error:
+        parts = [read_rows(directory) for directory in options.runs]
+        for directory, part in zip(options.runs, parts, strict=True):
+            if part.empty:
+                raise ValueError(f"{directory} has no recovered image yet")
+        if len(parts) == 1:
+            table, figure = summary_table(parts[0]), training_curves(options.runs[0])
+            out = options.out or options.runs[0] / "curves.png"
+        else:
+            rows = compared(pd.concat(parts, ignore_index=True))
+            table, figure = comparison_table(rows), comparison_figure(rows)
+            out = options.out or options.runs[0].parent / "comparison.png"
+    except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    if rows.empty:
-        sys.exit(f"{directory} has no recovered image yet")
-    Console().print(summary_table(rows))
-    training_curves(directory).savefig(directory / "curves.png", dpi=110)
-    print(directory / "curves.png")
+    Console().print(table)
+    figure.savefig(out, dpi=110)
+    print(out)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from recovery.methods import Method
+
 KEY = ["run", "prior", "images_seen", "dataset", "image", "problem", "method", "variant", "seed"]
 
 
@@ -147,7 +149,9 @@ def describe(thing: object) -> dict[str, Any]:
             continue
         if isinstance(value, Tensor):
             value = hashlib.blake2b(value.cpu().numpy().tobytes(), digest_size=5).hexdigest()
-        if isinstance(value, bool | int | float | str | None | tuple | list):
+        if isinstance(value, Method):  # one stage of another
+            value = describe(value)
+        if isinstance(value, bool | int | float | str | None | tuple | list | dict):
             settings[name] = value
     return settings
 

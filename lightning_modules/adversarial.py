@@ -1,0 +1,425 @@
+"""Training a generator against a discriminator: DCGAN, and progressive growing."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_modules import losses
+from lightning_modules.average import move_average
+from lightning_modules.clock import ClockedModule
+from networks.pggan import fade
+from recovery.priors import GanPrior, fingerprint
+from recovery.seeds import normal, seed_from, uniform
+
+CALIBRATION_LATENTS = 512  # that set BatchNorm's statistics
+COLLAPSED = 1e-3  # deviation over a minibatch, in images from -1 to 1, below which all are alike
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Progressive growing by images seen (Karras et al. 2018): 4px, fade to 8px, 8px, fade, ...
+
+    Args:
+        stabilise_images: length of training at a size before the next one fades in.
+        fade_images: over which it does.
+        minibatch: images per device and step by size in pixels; sizes that are not named take the
+            loader's whole batch.
+
+    Raises:
+        ValueError: a length or a minibatch is not positive.
+    """
+
+    stabilise_images: int = 600_000
+    fade_images: int = 600_000
+    minibatch: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, count in (
+            ("stabilise_images", self.stabilise_images),
+            ("fade_images", self.fade_images),
+            *((f"minibatch[{size}]", count) for size, count in self.minibatch.items()),
+        ):
+            if count < 1:
+                raise ValueError(f"model.growth.{name} must be at least 1 image, got {count}")
+
+    def at(self, images_seen: int, final_stage: int) -> tuple[int, float]:
+        """(stage, blend): 4 << stage pixels, blended in so far."""
+        stage, within = divmod(images_seen, self.stabilise_images + self.fade_images)
+        if stage >= final_stage:
+            return final_stage, 1.0
+        faded = within - self.stabilise_images
+        return (stage, 1.0) if faded < 0 else (stage + 1, faded / self.fade_images)
+
+
+class MicroBatch(NamedTuple):
+    """What one pass through the networks takes: images, latents and noise."""
+
+    real: Tensor  # (B, C, h, w) in [-1, 1]
+    z: Tensor  # (B, latent_dim)
+    noise_on_real: Tensor
+    noise_on_fake: Tensor  # like real, or (B, 1, 1, 1)
+    mix: Tensor  # (B,) in [0, 1): where between real and fake the gradient is penalised
+
+
+class Adversarial(ClockedModule):
+    """Trains a generator and a discriminator in turn; hands out a `GanPrior`.
+
+    One step takes a minibatch: the loader's batch, or a part of it when growing.
+
+    Args:
+        generator: z (B, latent_dim) -> images in [-1, 1]; see `networks.dcgan.Generator`.
+        discriminator: images -> logits or scores (B,).
+        total_images: length of training, in images consumed by all ranks together.
+        loss: logistic (DCGAN: binary cross-entropy, non-saturating) or wasserstein (WGAN-GP).
+        growth: when to grow; both networks must be given stages, as those of `networks.pggan`.
+        learning_rate: Adam's, of both networks.
+        discriminator_learning_rate: where it differs.
+        betas: Adam's.
+        penalty_weight: of the gradient penalty (wasserstein).
+        drift: weight of D(x)^2 (wasserstein).
+        accumulate: micro-batches per step, whose gradients are averaged; bounds memory. BatchNorm
+            and minibatch deviation see a micro-batch.
+        clip_norm: largest total gradient norm of each network; None for none.
+        instance_noise: standard deviation of noise on all images the discriminator sees, falling
+            linearly to 0 over training (Sønderby et al. 2017).
+        ema_half_life: images after which an old generator weight counts half in the average that
+            samples and the prior use; None to use the trained weights themselves.
+        seed: of latents and noise.
+
+    Raises:
+        ValueError: naming the key, before training.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        total_images: int,
+        loss: Literal["logistic", "wasserstein"] = "logistic",
+        growth: Growth | None = None,
+        learning_rate: float = 2e-4,
+        discriminator_learning_rate: float | None = None,
+        betas: tuple[float, float] = (0.5, 0.999),
+        penalty_weight: float = 10.0,
+        drift: float = 1e-3,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        instance_noise: float = 0.0,
+        ema_half_life: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(total_images)
+        if generator.image_shape != discriminator.image_shape:
+            raise ValueError(
+                f"model.generator makes images {generator.image_shape} and model.discriminator "
+                f"takes {discriminator.image_shape}: give both the same image_size"
+            )
+        if growth is not None and not getattr(generator, "growing", False):
+            raise ValueError(
+                "model.growth needs a generator that grows: networks.pggan.Generator with "
+                "growing: true"
+            )
+        if accumulate < 1:
+            raise ValueError(f"model.accumulate must be at least 1, got {accumulate}")
+        if ema_half_life is not None and ema_half_life < 1:
+            raise ValueError(f"model.ema_half_life must be at least 1 image, got {ema_half_life}")
+        self.automatic_optimization = False
+        self.generator = generator
+        self.discriminator = discriminator
+        self.average = None
+        if ema_half_life is not None:
+            self.average = copy.deepcopy(generator).requires_grad_(False)
+        self.loss = loss
+        self.growth = growth
+        self.learning_rate = learning_rate
+        self.discriminator_learning_rate = discriminator_learning_rate or learning_rate
+        self.betas = betas
+        self.penalty_weight = penalty_weight
+        self.drift = drift
+        self.accumulate = accumulate
+        self.clip_norm = clip_norm
+        self.instance_noise = instance_noise
+        self.ema_half_life = ema_half_life
+        self.seed = seed
+        self.optimised_stage = 0  # the optimisers' state belongs to it
+
+    # --- what others use -------------------------------------------------------------------
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.generator.image_shape
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The generator to evaluate: the moving average where there is one."""
+        return self.generator if self.average is None else self.average
+
+    def prior(self) -> GanPrior:
+        """A frozen float32 snapshot of the prior, on the module's device.
+
+        While it grows, its images are those of the present stage, enlarged. BatchNorm's statistics
+        are those of fixed latents: running ones lag behind the weights and differ between ranks.
+        """
+        name = type(self.generator).__module__.rsplit(".", 1)[-1].replace("_", "-")
+        network = copy.deepcopy(self.averaged).requires_grad_(False)
+        seeds = [seed_from("calibrate", index) for index in range(CALIBRATION_LATENTS)]
+        calibrate(network, normal(seeds, (network.latent_dim,)).to(self.device))
+        if self.growth is not None:
+            network = network.at(*self.stage)
+        return GanPrior(network.eval(), name, fingerprint(network.state_dict()))
+
+    @torch.no_grad()
+    def samples(self, count: int) -> Tensor:
+        """(count, C, H, W) in [0, 1] from the same latents at every call."""
+        seeds = [seed_from("samples", self.seed, index) for index in range(count)]
+        prior = self.prior()
+        return prior.decode(normal(seeds, (prior.latent_dim,)).to(self.device)).clamp(0, 1)
+
+    # --- growth --------------------------------------------------------------------------------
+
+    @property
+    def stage(self) -> tuple[int, float] | tuple[()]:
+        """What the networks are given besides their input: (stage, blend), or nothing."""
+        if self.growth is None:
+            return ()
+        return self.growth.at(self.images_seen, self.generator.final_stage)
+
+    @property
+    def size(self) -> int:
+        """Pixels of the present stage."""
+        return 4 << self.stage[0] if self.stage else self.image_shape[-1]
+
+    def minibatches(self, images: Tensor) -> Iterator[Tensor]:
+        """Parts of the loader's batch, as large as their size in pixels wants them."""
+        while len(images):
+            count = len(images)
+            if self.growth is not None:
+                count = min(count, self.growth.minibatch.get(self.size, count))
+            yield images[:count]
+            images = images[count:]
+
+    def reset_optimizers_if_grown(self) -> None:
+        """At a new size Adam starts afresh, as Karras' does."""
+        if self.stage and self.stage[0] != self.optimised_stage:
+            for optimizer in self.optimizers():
+                optimizer.state.clear()
+            self.optimised_stage = self.stage[0]
+
+    # --- training --------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        for images in self.minibatches(batch["image"]):
+            self.reset_optimizers_if_grown()
+            parts = self.sample(images)
+            fakes = self.discriminator_step(parts)
+            self.generator_step(parts, fakes)
+            self.advance_clock(len(images))
+            self.update_average()
+
+    def sample(self, images: Tensor) -> list[MicroBatch]:
+        """Reals at the present stage, latents and noise, by the position in training alone."""
+        real = images.float() / 127.5 - 1
+        if self.stage:
+            real = fade(real, *self.stage)
+        positions = self.clock_positions(len(images))
+
+        def seeds(what: str) -> list[int]:
+            return [seed_from(what, self.seed, position) for position in positions]
+
+        z = normal(seeds("latent"), (self.generator.latent_dim,))
+        noises = [torch.zeros(len(real), 1, 1, 1)] * 2
+        mix = torch.zeros(len(real))
+        std = self.instance_noise * max(0.0, 1 - self.images_seen / self.total_images)
+        if std > 0:
+            shape = tuple(real.shape[1:])
+            noises = [std * normal(seeds(f"noise-{what}"), shape) for what in ("real", "fake")]
+        if self.loss == "wasserstein":
+            mix = uniform(seeds("mix"), ())
+        parts = [tensor.to(self.device, non_blocking=True) for tensor in (real, z, *noises, mix)]
+        return [
+            MicroBatch(*part)
+            for part in zip(*(tensor.chunk(self.accumulate) for tensor in parts), strict=True)
+        ]
+
+    def discriminator_step(self, parts: list[MicroBatch]) -> list[Tensor]:
+        """Update the discriminator; returns the images generated for it."""
+        fakes, logged = [], []
+        for part in parts:
+            with torch.set_grad_enabled(self.accumulate == 1):  # else generated again: memory
+                fake = self.generate(part.z)
+            loss, metrics = self.discriminator_loss(part, fake.detach())
+            (loss / self.accumulate).backward()
+            fakes.append(fake)
+            logged.append(metrics)
+        means = {
+            f"train/{name}": torch.stack([metrics[name].detach() for metrics in logged]).mean()
+            for name in logged[0]
+        }
+        self.require_diverse(means["train/fake_deviation"])
+        means["train/discriminator_gradient_norm"] = self.apply_gradients(1)
+        self.log("train/discriminator_loss", means.pop("train/discriminator_loss"), prog_bar=True)
+        self.log_dict(means)
+        return fakes
+
+    def discriminator_loss(
+        self, part: MicroBatch, fake: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise, and what is logged of it."""
+        of_real = self.judge(part.real + part.noise_on_real)
+        of_fake = self.judge(fake + part.noise_on_fake)
+        metrics = {"fake_deviation": fake.float().std(dim=0, unbiased=False).mean()}
+        if self.loss == "logistic":
+            middle = torch.zeros((), device=self.device)
+            loss = losses.logistic_discriminator(of_real, of_fake)
+            metrics["discriminator_loss"] = loss
+        else:
+            middle = (of_real.mean() + of_fake.mean()) / 2  # a critic's scores have no zero
+            loss = losses.wasserstein_critic(of_real, of_fake, self.drift)
+            between = losses.interpolate(part.real, fake.float(), part.mix)
+            penalty = losses.gradient_penalty(self.judge(between), between)
+            metrics |= {"discriminator_loss": loss, "gradient_penalty": penalty}
+            loss = loss + self.penalty_weight * penalty
+        metrics["accuracy_real"] = (of_real > middle).float().mean()
+        metrics["accuracy_fake"] = (of_fake < middle).float().mean()
+        return loss, metrics
+
+    def generator_step(self, parts: list[MicroBatch], fakes: list[Tensor]) -> None:
+        """Update the generator against the discriminator as it is now."""
+        total = torch.zeros((), device=self.device)
+        with frozen(self.discriminator):
+            for part, fake in zip(parts, fakes, strict=True):
+                fake = fake if fake.requires_grad else self.generate(part.z)
+                loss = self.generator_loss(self.judge(fake + part.noise_on_fake))
+                (loss / self.accumulate).backward()
+                total += loss.detach() / self.accumulate
+        norm = self.apply_gradients(0)
+        self.log("train/generator_loss", total, prog_bar=True)
+        self.log("train/generator_gradient_norm", norm)
+
+    def generate(self, z: Tensor) -> Tensor:
+        return self.generator(z, *self.stage)
+
+    def judge(self, images: Tensor) -> Tensor:
+        return self.discriminator(images, *self.stage).float()
+
+    def generator_loss(self, fake: Tensor) -> Tensor:
+        if self.loss == "logistic":
+            return losses.logistic_generator(fake)
+        return losses.wasserstein_generator(fake)
+
+    # --- optimisation ----------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [
+            torch.optim.Adam(network.parameters(), lr=rate, betas=self.betas)
+            for network, rate in (
+                (self.generator, self.learning_rate),
+                (self.discriminator, self.discriminator_learning_rate),
+            )
+        ]
+
+    def apply_gradients(self, which: int) -> Tensor:
+        """Average over ranks, check, clip and step; returns the gradient's norm before clipping."""
+        optimizer = self.optimizers()[which]
+        parameters = list((self.generator, self.discriminator)[which].parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self.average_over_ranks(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.require_finite(norm)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
+    def average_over_ranks(self, gradients: list[Tensor]) -> None:
+        """One message per step. DDP's own would come with every backward pass, of which one step
+        has several, each of one of the two networks."""
+        if self.trainer.world_size > 1:
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            torch.distributed.all_reduce(flat)
+            flat /= self.trainer.world_size
+            for gradient, mean in zip(
+                gradients, flat.split([g.numel() for g in gradients]), strict=True
+            ):
+                gradient.copy_(mean.view_as(gradient))
+
+    def require_diverse(self, deviation: Tensor) -> None:
+        """Raise FloatingPointError on every rank at once if all generated images are alike."""
+        deviation = self.trainer.strategy.reduce(deviation, reduce_op="mean")
+        if deviation < COLLAPSED:
+            raise FloatingPointError(
+                f"The generator has collapsed after {self.images_seen:,} images: all its images "
+                f"are alike (standard deviation over a minibatch {deviation.item():.1e}). The "
+                "last checkpoint was written before this step. Lower "
+                "model.discriminator_learning_rate or raise model.instance_noise, and start anew "
+                "with another run.name, or run the same command to try on from the checkpoint."
+            )
+
+    def update_average(self) -> None:
+        if self.average is not None and self.ema_half_life is not None:
+            images = self.images_since_average()
+            move_average(self.average, self.generator, images, self.images_seen, self.ema_half_life)
+
+    # --- checks and checkpoints ------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        batch = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        sizes = self.growth.minibatch if self.growth is not None else {}
+        for count in {batch, *sizes.values()}:
+            if batch % count:
+                raise ValueError(
+                    f"data.batch_size {batch} is not a multiple of model.growth.minibatch {count}"
+                )
+            if count % self.accumulate or count // self.accumulate < 2:
+                raise ValueError(
+                    f"a minibatch of {count} images cannot be cut into model.accumulate "
+                    f"{self.accumulate} equal parts of at least 2"
+                )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["stage"] = self.stage[0] if self.stage else None
+        checkpoint["optimised_stage"] = self.optimised_stage
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        ours = self.stage[0] if self.stage else None
+        theirs = checkpoint.get("stage")
+        if ours != theirs:
+            raise ValueError(
+                f"The checkpoint was written at growth stage {theirs} after "
+                f"{self.images_seen:,} images; by model.growth of this config it would be at "
+                f"{ours}. Use the growth it was trained with."
+            )
+        self.optimised_stage = checkpoint["optimised_stage"]
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Gradients pass through the network and leave none in it."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
+
+
+@torch.no_grad()
+def calibrate(generator: nn.Module, latents: Tensor) -> None:
+    """Set BatchNorm's statistics to those of images generated from latents (N, latent_dim)."""
+    norms = [module for module in generator.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches to come
+    if norms:
+        generator.train()
+        for part in latents.split(64):
+            generator(part)

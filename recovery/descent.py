@@ -1,0 +1,64 @@
+"""Adam on many separate problems at once, one per row, where a bad row spoils no other."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from recovery.methods import Progress
+
+# the rows' objective values (B,), with their graph
+Objective = Callable[[], Tensor]
+# called before each step with the values at which it is taken
+Observer = Callable[[Tensor], None]
+
+
+def descend(
+    objective: Objective,
+    parameters: Sequence[tuple[Sequence[Tensor], float]],
+    steps: int,
+    observe: Observer,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Minimise every row's objective by `steps` of Adam (betas 0.9, 0.999).
+
+    Args:
+        objective: of the parameters as they are; row i must depend on row i of each alone.
+        parameters: tensors (B, ...) that require gradients, changed in place, and learning rates.
+        steps: how many; each evaluates the objective once.
+        observe: given the values (B,) of every step.
+        progress: see `recovery.methods.Progress`.
+
+    Returns:
+        Which rows (B,) were finite throughout. The others stay where they were when they first
+        had no finite value or gradient.
+    """
+    optimizer = torch.optim.Adam([{"params": list(group), "lr": lr} for group, lr in parameters])
+    tensors = [tensor for group, _ in parameters for tensor in group]
+    finite = torch.ones(len(tensors[0]), dtype=torch.bool, device=tensors[0].device)
+    for step in range(steps):
+        with torch.enable_grad():
+            values = objective()
+            gradients = torch.autograd.grad(values.sum(), tensors)
+        observe(values.detach())
+        finite = finite & values.detach().isfinite()
+        for gradient in gradients:  # a sum says so without a mask of the gradient's size
+            finite = finite & gradient.flatten(1).sum(dim=1).isfinite()
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            tensor.grad = gradient
+        if not finite.all():
+            _stop(optimizer, tensors, ~finite)
+        optimizer.step()
+        if progress is not None:
+            progress(step + 1, int(finite.sum()))
+    return finite
+
+
+def _stop(optimizer: torch.optim.Adam, tensors: Sequence[Tensor], rows: Tensor) -> None:
+    """Without gradient and momentum Adam leaves a row where it is."""
+    for tensor in tensors:
+        assert tensor.grad is not None
+        tensor.grad[rows] = 0.0
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if tensor in optimizer.state:
+                optimizer.state[tensor][moment][rows] = 0.0

@@ -1,0 +1,195 @@
+"""Image-adaptive GAN reconstruction (Abu Hussein, Tirer & Giryes 2020: IAGAN)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from recovery.csgm import Csgm, generator_surgery, iagan_stage_1
+from recovery.descent import descend
+from recovery.methods import (
+    Method,
+    Progress,
+    Recovery,
+    Status,
+    concatenate,
+    residual_energy,
+    residual_norm,
+)
+from recovery.operators import Operator
+from recovery.priors import GanPrior, Prior
+
+
+class ImageAdaptive(Method):
+    """Stage 1: CSGM finds z. Stage 2: for each image, latent and generator weights w together,
+
+        ||A(G_w(z)) - y||^2 + gamma ||z||^2,
+
+    from the trained weights, by Adam. The result is the last iterate, as published: stopping is
+    what keeps the noise out. Every image adapts its own copy of the weights, and the prior is not
+    changed.
+
+    `iagan` and `ia_dcgan` are the published settings.
+
+    Status: `diverged` if stage 1 was or an objective of stage 2 was not finite (the image is
+    then stage 1's), else `budget`: stage 2 has no end of its own.
+
+    Args:
+        prior: G, frozen; must be able to `decode_with` given weights, as `GanPrior`.
+        gamma: weight of the penalty, as in `LatentSearch`.
+        search: makes stage 1 of the prior and gamma.
+        steps: of stage 2, each one evaluation.
+        latent_learning_rate, weight_learning_rate: Adam's, of stage 2.
+        back_projection: add A^+ (y - A(x)) to the result, by conjugate gradients: right where
+            measurements are linear and without noise.
+        batch_size: images adapted at once, each with a copy of the weights, its gradient and two
+            moments; bounds memory, changes no result.
+
+    Raises:
+        TypeError: the prior has no weights to adapt.
+        ValueError: naming the option.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        gamma: float = 0.0,
+        *,
+        search: Callable[[Prior, float], Csgm] = Csgm,
+        steps: int = 300,
+        latent_learning_rate: float = 1e-4,
+        weight_learning_rate: float = 1e-3,
+        back_projection: bool = False,
+        batch_size: int = 8,
+    ) -> None:
+        if not isinstance(prior, GanPrior):
+            raise TypeError(
+                f"image-adaptive recovery adapts a generator's weights, which {prior.name} does "
+                "not hand out: use it with a GAN prior"
+            )
+        for name, count in (("steps", steps), ("batch_size", batch_size)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        self.prior = prior
+        self.gamma = gamma
+        self.search = search(prior, gamma)
+        self.steps = steps
+        self.latent_learning_rate = latent_learning_rate
+        self.weight_learning_rate = weight_learning_rate
+        self.back_projection = back_projection
+        self.batch_size = batch_size
+
+    def recover(
+        self,
+        y: Tensor,
+        operator: Operator,
+        *,
+        seeds: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Recovery:
+        """Images from measurements y (B, ...) on the prior's device. See `Method.recover`."""
+        found = self.search.recover(y, operator, seeds=seeds, progress=progress)
+        parts = []
+        for first in range(0, len(y), self.batch_size):
+            part = slice(first, first + self.batch_size)
+            parts.append(self._adapt(y[part], _slice(found, part), operator, progress))
+        return concatenate(parts)
+
+    def _adapt(
+        self, y: Tensor, found: Recovery, operator: Operator, progress: Progress | None
+    ) -> Recovery:
+        assert found.latent is not None
+        z = found.latent.clone().requires_grad_()
+        weights = {
+            name: weight.detach().expand(len(y), *weight.shape).clone().requires_grad_()
+            for name, weight in self.prior.weights().items()
+        }
+
+        def objective() -> Tensor:
+            fit = residual_energy(y, operator.A(self.prior.decode_with(weights, z)))
+            return fit + self.gamma * z.square().sum(dim=1)
+
+        groups = [
+            ([z], self.latent_learning_rate),
+            (list(weights.values()), self.weight_learning_rate),
+        ]
+        finite = descend(objective, groups, self.steps, lambda _: None, progress)
+        with torch.no_grad():
+            image = self.prior.decode_with(weights, z)
+            value = objective()
+        finite &= value.isfinite()
+        image = torch.where(finite[:, None, None, None], image, found.image)
+        if self.back_projection:
+            image = back_project(image, y, operator)
+        status: list[Status] = [
+            "budget" if fine and before != "diverged" else "diverged"
+            for fine, before in zip(finite.tolist(), found.status, strict=True)
+        ]
+        return replace(
+            found,
+            image=image,
+            latent=torch.where(finite[:, None], z.detach(), found.latent),
+            objective=torch.where(finite, value, found.objective),
+            residual=residual_norm(image, y, operator),
+            steps=found.steps + self.steps,
+            evaluations=found.evaluations + self.steps,
+            status=tuple(status),
+        )
+
+
+def _slice(recovery: Recovery, part: slice) -> Recovery:
+    assert recovery.latent is not None
+    return Recovery(
+        image=recovery.image[part],
+        latent=recovery.latent[part],
+        objective=recovery.objective[part],
+        residual=recovery.residual[part],
+        steps=recovery.steps[part],
+        evaluations=recovery.evaluations[part],
+        status=recovery.status[part],
+    )
+
+
+@torch.no_grad()
+def back_project(
+    image: Tensor, y: Tensor, operator: Operator, iterations: int = 100, tolerance: float = 1e-6
+) -> Tensor:
+    """x + A^+ (y - A(x)) per image: the nearest image that fits y (IAGAN, section 3.2).
+
+    A A^T u = y - A(x) by conjugate gradients from 0, then x + A^T u. A must be linear.
+    """
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).flatten(1).sum(dim=1).view(-1, *[1] * (a.ndim - 1))
+
+    residual = y - operator.A(image)
+    u, direction = torch.zeros_like(residual), residual
+    energy = dot(residual, residual)
+    goal = tolerance**2 * energy
+    for _ in range(iterations):
+        if (energy <= goal).all():
+            break
+        curved = operator.A(operator.A_adjoint(direction))
+        curvature = dot(direction, curved)
+        step = torch.where(curvature > 0, energy / curvature, 0.0)  # 0: solved, or unmeasured
+        u, residual = u + step * direction, residual - step * curved
+        before, energy = energy, dot(residual, residual)
+        direction = residual + torch.where(before > 0, energy / before, 0.0) * direction
+    return image + operator.A_adjoint(u)
+
+
+def iagan(prior: Prior, gamma: float = 0.0) -> ImageAdaptive:
+    """Abu Hussein et al.'s settings, for PGGAN: 300 steps, weights at 1e-3."""
+    return ImageAdaptive(prior, gamma, search=iagan_stage_1)
+
+
+def ia_dcgan(prior: Prior, gamma: float = 0.0) -> ImageAdaptive:
+    """Smedemark-Margulies et al.'s settings, for DCGAN: 600 steps, weights at 1e-4."""
+    return ImageAdaptive(
+        prior,
+        gamma,
+        search=generator_surgery,
+        steps=600,
+        weight_learning_rate=1e-4,
+    )
