@@ -20,8 +20,9 @@ from callbacks.checkpoints import newest_checkpoint
 from callbacks.recovery import RecoveryDuringTraining
 from datamodules import prepare
 from datamodules.procedural import faces
-from lightning_modules import MaximumLikelihood, load_prior
+from lightning_modules import Adversarial, MaximumLikelihood, load_prior
 from lightning_modules.clock import ClockedModule, warmup_then_decay
+from recovery.priors import GanPrior
 from recovery.rows import KEY, read_rows
 
 REPOSITORY = Path(__file__).parent.parent
@@ -469,8 +470,12 @@ def test_every_config_instantiates(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def check(cli: train.Train) -> None:
-        assert cli.model.network.image_shape[-1] == cli.datamodule.image_size
+        assert cli.model.image_shape[-1] == cli.datamodule.image_size
         assert cli.run.name == path.stem.replace("_", "-")
+        if isinstance(cli.model, Adversarial):
+            prior = GanPrior(cli.model.generator, "gan")
+            for name, method in cli.config_init.fit.recovery.methods.items():
+                assert callable(method(prior, 0.0).recover), name
 
     configured(monkeypatch, [f"--config={path}", f"--run.root={tmp_path}"], check)
 
