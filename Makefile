@@ -7,8 +7,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: .venv/ready  ## train a small Glow on drawn faces and recover held-out ones (minutes, CPU, offline)
+demo: .venv/ready  ## train a small Glow and a small GAN on drawn faces, recover held-out ones (minutes, CPU, offline)
+	$(BIN)/python train.py fit --config configs/demo_gan.yaml
 	$(BIN)/python train.py fit --config configs/demo.yaml
+	$(BIN)/python -m recovery.report runs/demo runs/demo-gan
 
 test: .venv/ready  ## all tests
 	$(PYTEST)

@@ -4,7 +4,15 @@ import argparse
 import importlib
 import inspect
 
-NAMES = ("decode", "training", "framework", "solver-scipy", "solver-joint", "inversion")
+NAMES = (
+    "decode",
+    "training",
+    "framework",
+    "solver-scipy",
+    "solver-joint",
+    "inversion",
+    "gan-recovery",
+)
 
 
 def main() -> None:
