@@ -27,6 +27,7 @@ from rich.console import Console
 from callbacks.checkpoints import Checkpoints, newest_checkpoint, read_checkpoint
 from callbacks.metrics_file import MetricsFile
 from callbacks.progress import ImageProgress
+from callbacks.quality import SampleQuality
 from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
 from datamodules.faces import FaceDataModule
@@ -43,6 +44,7 @@ CHANGEABLE = (
     "recovery.",
     "checkpoints.",
     "samples.",
+    "quality.",
     "ckpt_path",
     "weights_only",
     "model.init_args.total_images",
@@ -100,6 +102,7 @@ class Train(LightningCLI):
         # Named groups, so that a later --config file changes one key of one callback.
         parser.add_class_arguments(Run, "run")
         parser.add_lightning_class_args(Samples, "samples")
+        parser.add_lightning_class_args(SampleQuality, "quality")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_lightning_class_args(RecoveryDuringTraining, "recovery")
 
@@ -267,6 +270,7 @@ def main(args: list[str] | None = None) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch, inside Lightning
     warnings.filterwarnings("ignore", message=".*have no `validation_step`")  # GANs: no likelihood
+    warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.*buffer")
     try:
         Train(args)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
