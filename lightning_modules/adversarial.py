@@ -120,10 +120,11 @@ class Adversarial(ClockedModule):
                 f"model.generator makes images {generator.image_shape} and model.discriminator "
                 f"takes {discriminator.image_shape}: give both the same image_size"
             )
-        if growth is not None and not getattr(generator, "growing", False):
+        grow = getattr(generator, "growing", False) and hasattr(discriminator, "final_stage")
+        if growth is not None and not grow:
             raise ValueError(
-                "model.growth needs a generator that grows: networks.pggan.Generator with "
-                "growing: true"
+                "model.growth needs networks that grow: networks.pggan.Generator with "
+                "growing: true, and networks.pggan.Discriminator"
             )
         if accumulate < 1:
             raise ValueError(f"model.accumulate must be at least 1, got {accumulate}")
@@ -316,13 +317,14 @@ class Adversarial(ClockedModule):
     # --- optimisation ----------------------------------------------------------------------------
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return [
-            torch.optim.Adam(network.parameters(), lr=rate, betas=self.betas)
-            for network, rate in (
-                (self.generator, self.learning_rate),
-                (self.discriminator, self.discriminator_learning_rate),
-            )
-        ]
+        return [torch.optim.Adam(n.parameters()) for n in (self.generator, self.discriminator)]
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        rates = self.learning_rate, self.discriminator_learning_rate
+        for optimizer, rate in zip(self.optimizers(), rates, strict=True):
+            for group in optimizer.param_groups:  # a resumed run's would be the checkpoint's
+                group["lr"], group["betas"] = rate, self.betas
 
     def apply_gradients(self, which: int) -> Tensor:
         """Average over ranks, check, clip and step; returns the gradient's norm before clipping."""

@@ -13,7 +13,7 @@ from torch import nn
 
 import train
 from callbacks.checkpoints import newest_checkpoint
-from lightning_modules import Adversarial, load_prior
+from lightning_modules import Adversarial, load_prior, losses
 from lightning_modules.adversarial import Growth, calibrate
 from lightning_modules.clock import ClockedModule
 from networks import dcgan, pggan
@@ -171,8 +171,6 @@ def test_a_discriminator_that_sees_a_shift_learns_it() -> None:
     optimizer = torch.optim.Adam(ours.discriminator.parameters(), lr=1e-2)
     for _ in range(20):
         optimizer.zero_grad()
-        from lightning_modules import losses
-
         losses.logistic_discriminator(ours.judge(real), ours.judge(fake)).backward()
         optimizer.step()
     assert (ours.judge(real) > 0).all()
@@ -224,6 +222,12 @@ def test_a_finished_fade_is_plain_training(common: list[str]) -> None:
     assert ours.prior().image_shape == (3, 8, 8)
 
 
+def test_growth_needs_both_networks_to_grow() -> None:
+    generator = pggan.Generator(8, 6, base=32, growing=True)
+    with pytest.raises(ValueError, match="networks that grow"):
+        Adversarial(generator, dcgan.Discriminator(8), total_images=8, growth=Growth())
+
+
 # --- resuming --------------------------------------------------------------------------------
 
 
@@ -256,6 +260,25 @@ def test_resumes_bit_for_bit(
         assert logged(whole, name) == logged(resumed, name)
 
 
+def test_a_resumed_run_takes_the_learning_rates_of_its_config(common: list[str]) -> None:
+    run(common, *SMALL, *QUIET, "--model.total_images=64")
+    more = ["--model.total_images=128", "--model.learning_rate=0.05", "--run.accept_changes=true"]
+    states = newest(run(common, *SMALL, *QUIET, *more))["optimizer_states"]
+    rates = [state["param_groups"][0]["lr"] for state in states]
+    assert rates == [0.05, 4e-4]  # the discriminator's own is as before
+
+
+def test_a_plan_names_its_methods(common: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    csgm = "class_path: recovery.csgm.Csgm, init_args"
+    methods = f"{{few: {{{csgm}: {{steps: 2}}}}, more: {{{csgm}: {{steps: 4}}}}}}"
+    options = [*SMALL, "--model.total_images=128", f"--recovery.methods={methods}"]
+    rows = read_rows(run(common, *options, "--recovery.during.methods=[few]"))
+    assert set(rows[rows["images_seen"] == 64]["method"]) == {"few"}
+    assert set(rows[rows["images_seen"] == 128]["method"]) == {"few", "more"}
+    said = refused(capsys, [*common, *options, "--recovery.at_end.methods=[best]"])
+    assert "no method is named 'best'; defined are few, more" in said
+
+
 def test_a_checkpoint_of_other_growth_is_refused(
     common: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,10 +293,7 @@ def test_a_checkpoint_of_other_growth_is_refused(
 
 
 @pytest.mark.parametrize("network", [SMALL, GROWING])
-def test_accumulated_steps_differ_only_by_what_sees_the_batch(
-    common: list[str], network: list[str]
-) -> None:
-    """Gradients are averaged: with one image repeated, cutting the batch changes nothing."""
+def test_micro_batches_make_one_step(common: list[str], network: list[str]) -> None:
     one = run(common, *network, *QUIET, "--run.name=one", "--model.total_images=8")
     two = ["--run.name=two", "--model.total_images=8", "--model.accumulate=2"]
     other = run(common, *network, *QUIET, *two)
@@ -347,7 +367,7 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         (["--model.accumulate=3"], "model.accumulate 3 equal parts"),
         (["--model.accumulate=8"], "equal parts of at least 2"),
         (["--model.accumulate=0"], "model.accumulate must be at least 1"),
-        (["--model.growth={stabilise_images: 8}"], "growing: true"),
+        (["--model.growth={stabilise_images: 8}"], "networks that grow"),
         (["--model.growth={stabilise_images: 0}"], "stabilise_images must be at least 1"),
         (["--model.learning_rate=1e30"], "not finite after"),
         (["--model.loss=hinge"], "loss"),

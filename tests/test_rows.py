@@ -19,7 +19,17 @@ from recovery.latent_search import LatentSearch
 from recovery.methods import Method, Progress, Recovery, Status
 from recovery.metrics import psnr, ssim
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
-from recovery.report import comparable, latest, means, scalars, summary_table
+from recovery.report import (
+    comparable,
+    compared,
+    comparison_figure,
+    comparison_table,
+    latest,
+    main,
+    means,
+    scalars,
+    summary_table,
+)
 from recovery.rows import (
     COLUMNS,
     ConfigTexts,
@@ -527,3 +537,69 @@ def test_a_group_without_any_psnr_is_shown_as_diverged() -> None:
     text = printed(pd.concat([sample(), frame(row("a", **broken), row("b", **broken))]))
     assert "nan" not in text
     assert line_with(text, "broken").split()[-4:] == ["0", "2", "(2", "diverged)"]
+
+
+# --- several runs --------------------------------------------------------------------------------
+
+
+def two_runs() -> pd.DataFrame:
+    """A flow's and a GAN's rows; the flow also has an image c and an earlier time."""
+    parts = [replace(row(), run="one", images_seen=50)]
+    for run, prior, method, base in (
+        ("one", "glow", "latent-search", 40.0),
+        ("two", "dcgan", "csgm", 22.0),
+    ):
+        for problem, m in (("cs-10%", 10), ("cs-50%", 50)):
+            for side in ("in", "out"):
+                shared = {"problem": problem, "m": m, "distribution": side, "method": method}
+                shared["dataset"] = f"faces-{side}"
+                for image, offset in (("a", 1), ("b", -1), ("c", 9))[: 3 if run == "one" else 2]:
+                    level = base + offset + m / 10
+                    parts.append(replace(row(image, psnr=level, **shared), run=run, prior=prior))
+    return frame(*parts)
+
+
+def test_runs_are_compared_on_the_images_they_share() -> None:
+    rows = compared(two_runs())
+    assert set(rows["image"]) == {"a", "b"}
+    assert set(rows["images_seen"]) == {100}
+    assert set(rows["recovery"]) == {"glow, latent-search", "dcgan, csgm"}
+    assert len(rows) == 2 * 2 * 2 * 2
+    other = two_runs()
+    other.loc[other["run"] == "two", "seed"] = 9  # other noise
+    with pytest.raises(ValueError, match="no problem, image and noise in common"):
+        compared(other)
+
+
+def test_the_comparison_names_the_run_where_priors_are_alike() -> None:
+    rows = two_runs()
+    rows["prior"], rows["method"] = "glow", "latent-search"
+    names = set(compared(rows)["recovery"])
+    assert names == {"one: glow, latent-search", "two: glow, latent-search"}
+
+
+def test_the_comparison_as_a_table_and_a_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = two_runs()
+    console = Console(width=120, record=True)
+    console.print(comparison_table(compared(rows)))
+    text = console.export_text()
+    assert "41.00 ± 1.00" in text and "23.00 ± 1.00" in text  # cs-10%: 40 and 22 plus 10 / 10
+    assert "45.00 ± 1.00" in text and "27.00 ± 1.00" in text
+    left, right = comparison_figure(compared(rows)).axes
+    assert left.get_title() == "in distribution: faces-in"
+    assert right.get_title() == "out of distribution: faces-out"
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels == ["glow, latent-search", "dcgan, csgm"]
+    for run in ("one", "two"):
+        folder = tmp_path / run
+        folder.mkdir()
+        rows[rows["run"] == run].to_csv(folder / "rows.csv", index=False)
+    main([str(tmp_path / "one"), str(tmp_path / "two")])
+    assert (tmp_path / "comparison.png").exists()
+    main([str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(tmp_path / "own.png")])
+    assert (tmp_path / "own.png").exists()
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="nowhere"):
+        main([str(tmp_path / "one"), str(tmp_path / "nowhere")])
