@@ -37,17 +37,17 @@ PGGAN = [
     "--config=configs/pggan_celeba32.yaml",
     *DATA,
     "--trainer.precision=32-true",
-    "--model.generator.image_size=16",
-    "--model.discriminator.image_size=16",
-    "--model.growth={stabilise_images: 1, fade_images: 1}",  # 16px from the third image on
-    "--data.image_size=16",
+    "--model.generator.image_size=8",
+    "--model.discriminator.image_size=8",
+    "--model.growth={stabilise_images: 1, fade_images: 1}",  # 8px from the third image on
+    "--data.image_size=8",
     "--data.batch_size=16",
 ]
 STEPS = {
     "Glow, 32px, hidden 64": ["--config=configs/demo.yaml"],
     "small GAN, 32px": ["--config=configs/demo_gan.yaml"],
     "DCGAN, 32px": DCGAN,
-    "PGGAN, 16px, 512 channels": PGGAN,
+    "PGGAN, 8px, 512 channels": PGGAN,
 }
 LEFT_OUT = 3  # batches at the start
 TARGET = "<= 1.05"
