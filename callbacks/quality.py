@@ -1,32 +1,40 @@
 """FID and KID of samples while training, where Inception's weights are at hand."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
+from torchmetrics.image.fid import NoTrainInceptionV3
 
-WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+WEIGHTS_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
+)
+KID_SUBSET = 1000  # images compared at once, at most: KID's kernel matrices grow with its square
 
 
 class SampleQuality(Callback):
-    """Every N epochs, logs `quality/fid` and `quality/kid` of the module's samples against the
-    first held-out set (Heusel et al. 2017; Bińkowski et al. 2018).
+    """Every N epochs and at the end, logs `quality/fid` and `quality/kid` of the module's samples
+    against the first in-distribution held-out set (Heusel et al. 2017; Bińkowski et al. 2018).
 
     Nothing is downloaded: without a weights file nothing is done. Both distances depend on the
-    number of images: compare like with like.
+    number of images: compare like with like. Rank 0 works alone, and training is left untouched.
 
     Args:
-        inception_weights: torch-fidelity's `pt_inception-2015-12-05-6726825d.pth`, a local file.
-        images: samples drawn, and held-out images used at most.
+        inception_weights: torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`, a local
+            file.
+        images: samples drawn, all at once, and held-out images used at most; at least 2.
         every_n_epochs: how often.
-        batch_size: images put through Inception at once.
+        batch_size: images put through Inception at once; bounds memory, changes no result.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: torch-fidelity is not installed, or a count is not positive.
+        ValueError: the file holds other weights, torch-fidelity is not installed, or a count is
+            too small. When training starts: no in-distribution held-out set of 2 images or more.
     """
 
     def __init__(
@@ -45,55 +53,90 @@ class SampleQuality(Callback):
         self.every_n_epochs = every_n_epochs
         self.batch_size = batch_size
         self.inception = None if inception_weights is None else load_inception(inception_weights)
+        self._real: Tensor | None = None  # features of the held-out images, once computed
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._real = None
+        if self.inception is not None and len(self.held_out_images(trainer)) < 2:
+            raise ValueError(
+                "quality.inception_weights: FID and KID need an in-distribution held-out set of "
+                "at least 2 images"
+            )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.inception is None or not trainer.is_global_zero:
+            return
         epoch, step = trainer.datamodule.position(pl_module.images_seen)
         finished = pl_module.images_seen >= pl_module.total_images
-        due = finished or (step == 0 and epoch % self.every_n_epochs == 0)
-        if self.inception is None or not trainer.is_global_zero or not due:
+        if not (finished or (step == 0 and epoch % self.every_n_epochs == 0)):
             return
-        real = next(iter(trainer.datamodule.held_out.values())).images[: self.images]
-        fake = (255 * pl_module.samples(self.images)).round().to(torch.uint8)
-        metrics = self.distances(real, fake.cpu(), pl_module.device)
+        if self._real is None:
+            self._real = self.features(self.held_out_images(trainer), pl_module.device)
+        samples = (255 * pl_module.samples(self.images)).round().to(torch.uint8)
+        metrics = distances(self._real, self.features(samples, pl_module.device))
         for logger in trainer.loggers:
             logger.log_metrics({**metrics, "images_seen": float(pl_module.images_seen)})
 
+    def held_out_images(self, trainer: pl.Trainer) -> Tensor:
+        """The images compared with, uint8 (at most `images`, C, H, W)."""
+        for held_out in trainer.datamodule.held_out.values():
+            if held_out.distribution == "in":
+                return held_out.images[: self.images]
+        return torch.empty(0, dtype=torch.uint8)
+
     @torch.no_grad()
-    def distances(self, real: Tensor, fake: Tensor, device: torch.device) -> dict[str, float]:
-        """FID and KID between two sets of images uint8 (N, C, H, W)."""
+    def features(self, images: Tensor, device: torch.device) -> Tensor:
+        """Inception's float32 (N, 2048) of images uint8 (N, C, H, W), on the device."""
         assert self.inception is not None
-        subset = min(1000, len(real), len(fake))  # KID averages over random subsets
-        metrics = {
-            "quality/fid": FrechetInceptionDistance(self.inception, sync_on_compute=False),
-            "quality/kid": KernelInceptionDistance(
-                self.inception, subset_size=subset, sync_on_compute=False
-            ),
-        }
-        values = {}
-        with torch.random.fork_rng(), torch.autocast(device.type, enabled=False):
-            torch.manual_seed(0)
-            for name, metric in metrics.items():
-                metric.to(device)
-                for images, is_real in ((real, True), (fake, False)):
-                    for part in images.split(self.batch_size):
-                        metric.update(part.to(device), real=is_real)
-                value = metric.compute()
-                values[name] = float(value[0] if isinstance(value, tuple) else value)
-        return values
+        self.inception.to(device)
+        with torch.autocast(device.type, enabled=False):
+            parts = images.split(self.batch_size)
+            return torch.cat([self.inception(part.to(device)) for part in parts])
+
+
+@torch.no_grad()
+def distances(real: Tensor, fake: Tensor) -> dict[str, float]:
+    """FID and KID between features (N, D) and (M, D), N and M at least 2; the same every time.
+
+    KID averages over 100 random subsets, unless one holds all images.
+    """
+    subset = min(KID_SUBSET, len(real), len(fake))
+    subsets = 1 if subset == len(real) == len(fake) else 100
+    as_they_are = nn.Identity()
+    as_they_are.num_features = real.shape[1]
+    fid = FrechetInceptionDistance(as_they_are, sync_on_compute=False).to(real.device)
+    kid = KernelInceptionDistance(
+        as_they_are, subsets=subsets, subset_size=subset, sync_on_compute=False
+    ).to(real.device)
+    for metric in (fid, kid):
+        metric.update(real, real=True)
+        metric.update(fake, real=False)
+    with torch.random.fork_rng(devices=[]), torch.autocast(real.device.type, enabled=False):
+        torch.default_generator.manual_seed(0)  # KID draws on the CPU; leave the GPUs' state alone
+        return {"quality/fid": float(fid.compute()), "quality/kid": float(kid.compute()[0])}
 
 
 def load_inception(weights: str) -> nn.Module:
-    """The feature extractor (2048 features) of both distances, from a local file."""
+    """The feature extractor (2048 features) of both distances, from a local file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds other weights, or torch-fidelity is not installed.
+    """
     if not Path(weights).is_file():
         raise FileNotFoundError(
-            f"quality.inception_weights: there is no file {weights}. It is {WEIGHTS} of the "
-            "releases of github.com/toshas/torch-fidelity"
+            f"quality.inception_weights: there is no file {weights}. It is torch-fidelity's, to be "
+            f"had from {WEIGHTS_URL}"
         )
     try:
-        from torchmetrics.image.fid import NoTrainInceptionV3
-
-        return NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
+        with torch.random.fork_rng(devices=[]):  # its layers are drawn before they are loaded
+            return NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
     except ModuleNotFoundError as error:
         raise ValueError(
-            "quality.inception_weights needs torch-fidelity: pip install torch-fidelity"
+            "quality.inception_weights needs torch-fidelity: pip install torch-fidelity, or this "
+            "project's extra, pip install -e '.[fid]'"
+        ) from error
+    except (EOFError, RuntimeError, TypeError, UnpicklingError) as error:
+        raise ValueError(
+            f"quality.inception_weights: {weights} is damaged or not the file of {WEIGHTS_URL}"
         ) from error
