@@ -32,7 +32,7 @@ from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
 from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule, require_same_architecture
-from recovery.report import summary_table, training_curves
+from recovery.report import show, summary_table, training_curves
 from recovery.rows import read_rows
 
 DEFAULTS = Path(__file__).parent / "configs" / "defaults.yaml"
@@ -235,7 +235,7 @@ def show_results(directory: Path) -> None:
     try:
         rows = read_rows(directory)
         if len(rows):
-            console.print(summary_table(rows))
+            show(summary_table(rows))
             training_curves(directory).savefig(directory / "curves.png", dpi=110)
     except FileNotFoundError:
         console.print("No image has been recovered yet.")

@@ -184,6 +184,11 @@ def comparison_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def show(table: Table) -> None:
+    """Print a table: as wide as the terminal, or 110 columns into a file."""
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
+
+
 def _fixed(value: float, digits: int) -> str:
     return "" if pd.isna(value) else f"{value:.{digits}f}"
 
@@ -272,7 +277,7 @@ def main(arguments: list[str]) -> None:
             out = options.out or options.runs[0].parent / "comparison.png"
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    Console().print(table)
+    show(table)
     figure.savefig(out, dpi=110)
     print(out)
 

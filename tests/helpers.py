@@ -1,11 +1,41 @@
-"""A callback that records what each rank did."""
+"""Runs of `train.py` that end early, and a callback that records what each rank did."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+
+import train
+from lightning_modules.clock import ClockedModule
+
+
+class Killed(Exception):
+    """Stands for a node that went away."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, images_seen: int) -> None:
+    """Make the batch after `images_seen` images fail, like a killed process."""
+    advance = ClockedModule.advance_clock
+
+    def dying(self: ClockedModule, batch_size: int) -> None:
+        if self.images_seen >= images_seen:
+            raise Killed
+        advance(self, batch_size)
+
+    monkeypatch.setattr(ClockedModule, "advance_clock", dying)
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """What the command prints when it refuses; it must end with status 2."""
+    os.environ.pop("INVERTIBLE_PRIORS_TRACEBACK", None)
+    with pytest.raises(SystemExit) as ended:
+        train.main(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
 
 
 class SaveRank(pl.Callback):

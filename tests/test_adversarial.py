@@ -15,9 +15,9 @@ import train
 from callbacks.checkpoints import newest_checkpoint
 from lightning_modules import Adversarial, load_prior, losses
 from lightning_modules.adversarial import Growth, calibrate
-from lightning_modules.clock import ClockedModule
 from networks import dcgan, pggan
 from recovery.rows import read_rows
+from tests.helpers import Killed, kill_at, refused
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -60,10 +60,6 @@ GROWING = [
     "--model.growth={stabilise_images: 48, fade_images: 72, minibatch: {8: 4}}",
 ]
 QUIET = ["--recovery.during.problems=[]", "--recovery.at_end.problems=[]"]
-
-
-class Killed(Exception):
-    """Stands for a node that went away."""
 
 
 @pytest.fixture(autouse=True)
@@ -241,15 +237,8 @@ def test_resumes_bit_for_bit(
 ) -> None:
     options = [*network, *QUIET, "--checkpoints.every_minutes=0", "--data.flip=true"]
     whole = run(common, *options, "--run.name=whole")
-    advance = ClockedModule.advance_clock
-
-    def dying(self: ClockedModule, batch_size: int) -> None:
-        if self.images_seen >= killed_at:
-            raise Killed
-        advance(self, batch_size)
-
     with monkeypatch.context() as patch:
-        patch.setattr(ClockedModule, "advance_clock", dying)
+        kill_at(patch, killed_at)
         with pytest.raises(Killed):
             run(common, *options, "--run.name=resumed")
     resumed = run(common, *options, "--run.name=resumed")
@@ -344,15 +333,6 @@ def test_two_processes_equal_one_with_twice_the_batch(
 
 
 # --- what is refused or stops --------------------------------------------------------------------
-
-
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """What the command prints when it refuses; it must end with status 2."""
-    os.environ.pop("INVERTIBLE_PRIORS_TRACEBACK", None)
-    with pytest.raises(SystemExit) as ended:
-        train.main(arguments)
-    assert ended.value.code == 2
-    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

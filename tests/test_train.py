@@ -21,18 +21,15 @@ from callbacks.recovery import RecoveryDuringTraining
 from datamodules import prepare
 from datamodules.procedural import faces
 from lightning_modules import Adversarial, MaximumLikelihood, load_prior
-from lightning_modules.clock import ClockedModule, warmup_then_decay
+from lightning_modules.clock import warmup_then_decay
 from recovery.priors import GanPrior
 from recovery.rows import KEY, read_rows
+from tests.helpers import Killed, kill_at, refused
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 OVERLAYS = {"defaults.yaml", "cluster.yaml", "paper_parity.yaml"}
 EXPERIMENTS = [path for path in CONFIGS if path.name not in OVERLAYS]
-
-
-class Killed(Exception):
-    """Stands for a node that went away."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,18 +41,6 @@ def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(arguments: list[str], *more: str) -> Path:
     """Train as from the command line; returns the run directory."""
     return train.Train([*arguments, *more]).run.directory
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, images_seen: int) -> None:
-    """Make the batch after `images_seen` images fail, like a killed process."""
-    advance = ClockedModule.advance_clock
-
-    def dying(self: ClockedModule, batch_size: int) -> None:
-        if self.images_seen >= images_seen:
-            raise Killed
-        advance(self, batch_size)
-
-    monkeypatch.setattr(ClockedModule, "advance_clock", dying)
 
 
 def losses(directory: Path) -> dict[int, float]:
@@ -344,15 +329,6 @@ def test_resumes_from_shards_read_by_workers(
 
 
 # --- what is refused -------------------------------------------------------------------------
-
-
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """What the command prints when it refuses; it must end with status 2."""
-    os.environ.pop("INVERTIBLE_PRIORS_TRACEBACK", None)
-    with pytest.raises(SystemExit) as ended:
-        train.main(arguments)
-    assert ended.value.code == 2
-    return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
