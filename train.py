@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 import pytorch_lightning as pl
 import torch
 import yaml
+from jsonargparse.typing import register_type
 from pytorch_lightning.accelerators import MPSAccelerator
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -32,6 +33,7 @@ from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
 from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule, require_same_architecture
+from recovery.deepinv import Deepinv
 from recovery.report import show, summary_table, training_curves
 from recovery.rows import read_rows
 
@@ -53,6 +55,14 @@ CHANGEABLE = (
     "data.init_args.validation_batch_size",
 )
 PINNED = ("trainer.accumulate_grad_batches",)  # of the trainer's, this one changes optimisation
+
+
+def as_deepinv(value: Any) -> Deepinv:
+    return value if isinstance(value, Deepinv) else Deepinv(value)
+
+
+# deepinv's objects stay descriptions in a config, so that its type hints are not consulted
+register_type(Deepinv, serializer=lambda named: named.spec, deserializer=as_deepinv)
 
 
 @dataclass
@@ -150,6 +160,9 @@ class Train(LightningCLI):
         return str(self._parser("fit").dump(self.config.fit, skip_none=False))
 
     def before_fit(self) -> None:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RecoveryDuringTraining):
+                callback.check(self.model.image_shape)
         size, data_size = self.model.image_shape[-1], self.datamodule.image_size
         if size != data_size:
             raise ValueError(

@@ -15,8 +15,9 @@ from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from callbacks.progress import image_bar
-from recovery.methods import Method, MethodFactory
-from recovery.operators import Operator
+from recovery.deepinv import Deepinv, Reconstructor
+from recovery.methods import Method, MethodFactory, PriorFree
+from recovery.operators import ImageShape, Operator
 from recovery.priors import Prior
 from recovery.report import scalars
 from recovery.rows import KEY, ConfigTexts, Row, RowFile, describe, done_images, read_rows
@@ -59,7 +60,8 @@ class RecoveryDuringTraining(Checkpoint):
 
     Args:
         problems: definitions by name.
-        methods: recovery methods by name, each made from the prior and the problem's gamma.
+        methods: recovery methods by name: made from the prior and the problem's gamma, or free of
+            any prior (a reconstructor of deepinv is), and then recovered once in a run.
         during: what is recovered every `every_n_epochs` epochs.
         at_end: what is recovered when training has seen all its images.
         every_n_epochs: how often.
@@ -74,7 +76,7 @@ class RecoveryDuringTraining(Checkpoint):
     def __init__(
         self,
         problems: dict[str, Problem],
-        methods: dict[str, MethodFactory],
+        methods: dict[str, Deepinv | PriorFree | MethodFactory],
         during: Plan,
         at_end: Plan,
         every_n_epochs: int = 1,
@@ -95,7 +97,10 @@ class RecoveryDuringTraining(Checkpoint):
             if count < 1:
                 raise ValueError(f"recovery.{name} must be at least 1, got {count}")
         self.problems = problems
-        self.methods = methods
+        self.methods = {
+            name: Reconstructor(method) if isinstance(method, Deepinv) else method
+            for name, method in methods.items()
+        }
         self.during = during
         self.at_end = at_end
         self.every_n_epochs = every_n_epochs
@@ -103,6 +108,25 @@ class RecoveryDuringTraining(Checkpoint):
         self.pictures = pictures
         self.seed = seed
         self._last_end = 0.0  # when the last recovery ended
+
+    def check(self, image_shape: ImageShape) -> None:
+        """Raises ValueError if a planned problem cannot be, or a method cannot serve it.
+
+        Methods made from a prior are asked only if they can be before there is one.
+        """
+        for plan in (self.during, self.at_end):
+            for problem in plan.problems:
+                try:
+                    operator = self.problems[problem].operator(image_shape)
+                    for name in self._planned(plan):
+                        method = self.methods[name]
+                        if isinstance(method, PriorFree):
+                            method.check(operator)
+                except ValueError as error:
+                    raise ValueError(f"recovery.problems.{problem}: {error}") from error
+
+    def _planned(self, plan: Plan) -> list[str]:
+        return list(self.methods) if plan.methods is None else plan.methods
 
     # --- when ----------------------------------------------------------------------------------
 
@@ -141,7 +165,7 @@ class RecoveryDuringTraining(Checkpoint):
             for name, held in trainer.datamodule.held_out.items()
         ]
         sets = [s.subset(range(rank, len(s.images), trainer.world_size)) for s in sets]
-        methods = list(self.methods) if plan.methods is None else plan.methods
+        methods = self._planned(plan)
         total = len(plan.problems) * len(methods) * sum(len(s.images) for s in sets)
         pictures: Pictures = {}
         configs: set[str] = set()
@@ -154,7 +178,7 @@ class RecoveryDuringTraining(Checkpoint):
                     configs.add(job.template.config)
                     for trial in self.run(job, earlier, module.device, bar):
                         file.append(trial.rows)
-                        bar.update(len(trial.rows))
+                        bar.update(len(trial.truth))
                         self.add_pictures(pictures, job, trial)
         now = time.perf_counter()
         times = {
@@ -163,9 +187,10 @@ class RecoveryDuringTraining(Checkpoint):
         }
         rows = read_rows(folder, every=True)
         rows = rows[rows["config"].isin(configs) & rows["dataset"].isin(s.name for s in sets)]
-        rows = _gather(rows[rows["images_seen"] == module.images_seen], trainer)
+        now_or_always = rows["images_seen"].eq(module.images_seen) | rows["prior"].eq("")
+        rows = _gather(rows[now_or_always], trainer)
         if trainer.is_global_zero and len(rows):
-            self.publish(trainer, module.images_seen, rows, pictures, len(methods), times)
+            self.publish(trainer, module.images_seen, rows, pictures, times)
         self._last_end = time.perf_counter()
 
     def jobs(
@@ -181,7 +206,8 @@ class RecoveryDuringTraining(Checkpoint):
         operator = self.problems[problem].operator(prior.image_shape)
         gamma = self.problems[problem].gamma
         for name in methods:
-            method = self.methods[name](prior, gamma)
+            made = self.methods[name]
+            method = made if isinstance(made, PriorFree) else made(prior, gamma)
             template = replace(
                 run,
                 problem=problem,
@@ -191,10 +217,15 @@ class RecoveryDuringTraining(Checkpoint):
                     method=describe(method),
                     weights=prior.fingerprint,
                 ),
-                m=getattr(operator, "measurements", 0),
-                sigma=getattr(operator, "sigma", 0.0),
+                m=operator.measurements,
+                sigma=operator.sigma,
                 gamma=gamma,
             )
+            if isinstance(made, PriorFree):  # the same whatever was trained, and for how long
+                config = texts.hash(problem=describe(operator), method=describe(method))
+                template = replace(
+                    template, prior="", images_seen=0, epoch=0, gamma=0.0, config=config
+                )
             for images in sets:
                 yield Job(operator, method, images, template)
 
@@ -210,6 +241,7 @@ class RecoveryDuringTraining(Checkpoint):
             dataset=images.name,
             problem=row.problem,
             method=row.method,
+            variant=job.method.variant,
             seed=row.seed,
         )
         missing = [i for i, name in enumerate(images.image_names) if name not in done]
@@ -236,9 +268,13 @@ class RecoveryDuringTraining(Checkpoint):
         """Keep truth, measurement or its adjoint, and recovery of the first images of a set."""
         grid = pictures.setdefault(f"{job.template.problem}/{job.images.name}", {})
         y = trial.y
-        seen = y if y.shape == trial.truth.shape else job.operator.A_adjoint(y)
+        seen = trial.truth.new_ones(()).expand_as(trial.truth)  # blank where nothing can be shown
+        if y.shape == trial.truth.shape:
+            seen = y
+        elif job.operator.linear:
+            seen = job.operator.A_adjoint(y)
         shown = set(job.images.image_names[: self.pictures])
-        for i, row in enumerate(trial.rows):
+        for i, row in enumerate(trial.rows[-len(y) :]):
             if row.image in shown:
                 columns = {
                     "truth": trial.truth,
@@ -253,14 +289,15 @@ class RecoveryDuringTraining(Checkpoint):
         images_seen: int,
         rows: pd.DataFrame,
         pictures: Pictures,
-        methods: int,
         times: dict[str, float],
     ) -> None:
         """Pictures to disk, then everything to the loggers."""
         grids = {}
         for name, images in pictures.items():
-            whole = [list(c.values()) for c in images.values() if len(c) == 2 + methods]
-            if whole:  # else its recovery was finished by a resumed run
+            most = max(len(columns) for columns in images.values())
+            # fewer: of an image some of whose recoveries were done earlier, by an interrupted run
+            whole = [list(c.values()) for c in images.values() if len(c) == most]
+            if whole:
                 cells = torch.stack([cell.clamp(0, 1) for columns in whole for cell in columns])
                 grid = make_grid(cells, nrow=len(whole[0]), padding=1, pad_value=1.0)
                 path = Path(trainer.default_root_dir, "pictures", name, f"{images_seen:09d}.png")

@@ -69,6 +69,7 @@ class Csgm(Method):
         for name, count in (("steps", steps), ("restarts", restarts), ("batch_size", batch_size)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
+        super().__init__()
         self.prior = prior
         self.gamma = gamma
         self.steps = steps
@@ -126,7 +127,7 @@ class Csgm(Method):
             history.append(best_value.clone())
 
         descend(objective, [([z], self.learning_rate)], self.steps, keep_the_best, progress)
-        earlier = history[max(0, self.steps - 1 - max(1, self.steps // 10))]
+        earlier = history[max(0, len(history) - 1 - max(1, self.steps // 10))]
         settled = earlier - best_value <= SETTLED * best_value
         return self._choose(y, operator, best, best_value, settled)
 

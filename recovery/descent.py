@@ -9,8 +9,8 @@ from recovery.methods import Progress
 
 # the rows' objective values (B,), with their graph
 Objective = Callable[[], Tensor]
-# called before each step with the values at which it is taken
-Observer = Callable[[Tensor], None]
+# called before each step with the values at which it is taken; may tell which rows (B,) are done
+Observer = Callable[[Tensor], Tensor | None]
 
 
 def descend(
@@ -20,13 +20,13 @@ def descend(
     observe: Observer,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Minimise every row's objective by `steps` of Adam (betas 0.9, 0.999).
+    """Minimise every row's objective by `steps` of Adam (betas 0.9, 0.999), fewer if all are done.
 
     Args:
         objective: of the parameters as they are; row i must depend on row i of each alone.
         parameters: tensors (B, ...) that require gradients, changed in place, and learning rates.
         steps: how many; each evaluates the objective once.
-        observe: given the values (B,) of every step.
+        observe: given the values (B,) of every step; rows it says are done stay where they are.
         progress: see `recovery.methods.Progress`.
 
     Returns:
@@ -36,21 +36,26 @@ def descend(
     optimizer = torch.optim.Adam([{"params": list(group), "lr": lr} for group, lr in parameters])
     tensors = [tensor for group, _ in parameters for tensor in group]
     finite = torch.ones(len(tensors[0]), dtype=torch.bool, device=tensors[0].device)
+    done = ~finite
     for step in range(steps):
         with torch.enable_grad():
             values = objective()
             gradients = torch.autograd.grad(values.sum(), tensors)
-        observe(values.detach())
+        told = observe(values.detach())
+        done = done if told is None else done | told
         finite = finite & values.detach().isfinite()
         for gradient in gradients:  # a sum says so without a mask of the gradient's size
             finite = finite & gradient.flatten(1).sum(dim=1).isfinite()
         for tensor, gradient in zip(tensors, gradients, strict=True):
             tensor.grad = gradient
-        if not finite.all():
-            _stop(optimizer, tensors, ~finite)
+        active = finite & ~done
+        if not active.any():
+            break
+        if not active.all():
+            _stop(optimizer, tensors, ~active)
         optimizer.step()
         if progress is not None:
-            progress(step + 1, int(finite.sum()))
+            progress(step + 1, int(active.sum()))
     return finite
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recovery.csgm import Csgm, generator_surgery, iagan_stage_1
 from recovery.descent import descend
+from recovery.linear import back_project
 from recovery.methods import (
     Method,
     Progress,
@@ -71,6 +72,7 @@ class ImageAdaptive(Method):
         for name, count in (("steps", steps), ("batch_size", batch_size)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
+        super().__init__()
         self.prior = prior
         self.gamma = gamma
         self.search = search(prior, gamma)
@@ -149,34 +151,6 @@ def _slice(recovery: Recovery, part: slice) -> Recovery:
         evaluations=recovery.evaluations[part],
         status=recovery.status[part],
     )
-
-
-@torch.no_grad()
-def back_project(
-    image: Tensor, y: Tensor, operator: Operator, iterations: int = 100, tolerance: float = 1e-6
-) -> Tensor:
-    """x + A^+ (y - A(x)) per image: the nearest image that fits y (IAGAN, section 3.2).
-
-    A A^T u = y - A(x) by conjugate gradients from 0, then x + A^T u. A must be linear.
-    """
-
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).flatten(1).sum(dim=1).view(-1, *[1] * (a.ndim - 1))
-
-    residual = y - operator.A(image)
-    u, direction = torch.zeros_like(residual), residual
-    energy = dot(residual, residual)
-    goal = tolerance**2 * energy
-    for _ in range(iterations):
-        if (energy <= goal).all():
-            break
-        curved = operator.A(operator.A_adjoint(direction))
-        curvature = dot(direction, curved)
-        step = torch.where(curvature > 0, energy / curvature, 0.0)  # 0: solved, or unmeasured
-        u, residual = u + step * direction, residual - step * curved
-        before, energy = energy, dot(residual, residual)
-        direction = residual + torch.where(before > 0, energy / before, 0.0) * direction
-    return image + operator.A_adjoint(u)
 
 
 def iagan(prior: Prior, gamma: float = 0.0) -> ImageAdaptive:

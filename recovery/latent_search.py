@@ -48,6 +48,7 @@ class LatentSearch(Method):
     ) -> None:
         if gamma < 0:
             raise ValueError(f"gamma must be at least 0, got {gamma}")
+        super().__init__()
         self.prior = prior
         self.gamma = gamma
         self.evaluations = evaluations

@@ -1,12 +1,12 @@
 """What every recovery method returns, and how to make one from a prior."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recovery.operators import Operator
 from recovery.priors import Prior
@@ -25,6 +25,7 @@ class Recovery:
         residual: (B,) ||A(image) - y||.
         steps, evaluations: (B,) int64, of the minimiser and of the objective.
         status: per image.
+        alternatives: other iterates of the same search, by the name their rows bear as variant.
     """
 
     image: Tensor
@@ -34,6 +35,7 @@ class Recovery:
     steps: Tensor
     evaluations: Tensor
     status: tuple[Status, ...]
+    alternatives: Mapping[str, "Recovery"] = field(default_factory=dict)
 
 
 def concatenate(parts: Sequence[Recovery]) -> Recovery:
@@ -47,6 +49,10 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
         steps=torch.cat([part.steps for part in parts]),
         evaluations=torch.cat([part.evaluations for part in parts]),
         status=tuple(status for part in parts for status in part.status),
+        alternatives={
+            name: concatenate([part.alternatives[name] for part in parts])
+            for name in parts[0].alternatives
+        },
     )
 
 
@@ -54,8 +60,16 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
 Progress = Callable[[int, int], None]
 
 
-class Method(ABC):
-    """Recovers images from measurements y (B, ...) of an operator."""
+class Method(nn.Module, ABC):
+    """Recovers images from measurements y (B, ...) of an operator.
+
+    A module only so that deepinv can run it: `method(y, physics)` is the image alone.
+
+    Attributes:
+        variant: of its rows, where a recovery has alternatives.
+    """
+
+    variant: str = ""
 
     @abstractmethod
     def recover(
@@ -71,6 +85,22 @@ class Method(ABC):
         Without seeds, from the position in the batch.
         """
 
+    def check(self, operator: Operator) -> None:
+        """Raises ValueError if this method cannot serve the operator, saying why."""
+
+    def forward(self, y: Tensor, physics: nn.Module, **kwargs: Any) -> Tensor:
+        """Images (B, C, H, W) from y, measured by one of our operators or a deepinv physics."""
+        from recovery.deepinv import as_operator  # which knows methods, and imports no deepinv
+
+        prior = getattr(self, "prior", None)
+        operator = as_operator(physics, y, prior and prior.image_shape)
+        self.check(operator)
+        return self.recover(y, operator).image
+
+
+class PriorFree(Method):
+    """A method that needs no trained prior: the same for every run and at any time of training."""
+
 
 # (prior, gamma) -> method; gamma is the weight of the penalty, which belongs to the problem
 MethodFactory = Callable[[Prior, float], Method]
@@ -79,6 +109,12 @@ MethodFactory = Callable[[Prior, float], Method]
 def residual_energy(y: Tensor, measured: Tensor) -> Tensor:
     """||measured - y||^2 per image, (B,)."""
     return (measured - y).flatten(1).square().sum(dim=1)
+
+
+def require_linear(method: str, operator: Operator) -> None:
+    """Raises ValueError for an operator that is not linear."""
+    if not operator.linear:
+        raise ValueError(f"{method} needs a linear operator, and {operator.label} is not one")
 
 
 def residual_norm(image: Tensor, y: Tensor, operator: Operator) -> Tensor:

@@ -24,7 +24,14 @@ class Operator(nn.Module):
         image_shape: (C, H, W) of the images it measures.
         sigma: standard deviation of the noise of each measurement.
         seed: of the operator's own randomness and of its noise.
+
+    Attributes:
+        linear: whether A is, and has an adjoint.
+        denoises: whether A is the identity.
     """
+
+    linear = True
+    denoises = False
 
     def __init__(self, image_shape: ImageShape, sigma: float, seed: int) -> None:
         super().__init__()
@@ -59,6 +66,11 @@ class Operator(nn.Module):
     def measured(self, noise: Tensor) -> Tensor:
         """Noise where there are measurements."""
         return noise
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
 
     @property
     def measurements(self) -> int:
@@ -119,6 +131,8 @@ class GaussianSensing(Operator):
 
 class Denoising(Operator):
     """The image itself with noise of standard deviation sigma in [0, 1] (paper, section 3.1)."""
+
+    denoises = True
 
     def __init__(self, image_shape: ImageShape, sigma: float, seed: int = 0) -> None:
         super().__init__(image_shape, sigma, seed)

@@ -5,6 +5,7 @@ python -m recovery.report runs/demo runs/demo-gan    one table and comparison.pn
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -19,6 +20,13 @@ from recovery.rows import read_rows
 
 GROUP = ["problem", "m", "dataset", "distribution", "method"]
 MEASUREMENT = ["problem", "m", "sigma", "seed", "dataset", "image"]  # what two methods share
+MARKERS = "osD^vPX*<>hd"
+
+
+def named(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose method tells the variant too: `deep-decoder (last)`."""
+    variant = rows["variant"].where(rows["variant"] == "", " (" + rows["variant"] + ")")
+    return rows.assign(method=rows["method"] + variant, variant="")
 
 
 def means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -27,7 +35,7 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
     Columns: GROUP, psnr, sem, psnr_hole, ssim, images, not_converged, diverged, seconds.
     Averages over whatever else differs: filter to one `images_seen` first.
     """
-    groups = rows.groupby(GROUP, sort=False)
+    groups = named(rows).groupby(GROUP, sort=False)
     table = groups.agg(
         psnr=("psnr", "mean"),
         sem=("psnr", "sem"),
@@ -54,7 +62,9 @@ def scalars(rows: pd.DataFrame, prefix: str) -> dict[str, float]:
         logged[f"{name}/ssim"] = row.ssim
         if not pd.isna(row.psnr_hole):
             logged[f"{name}/psnr_hole"] = row.psnr_hole
-    sides = rows.pivot_table(index=["problem", "method"], columns="distribution", values="psnr")
+    sides = named(rows).pivot_table(
+        index=["problem", "method"], columns="distribution", values="psnr"
+    )
     if {"in", "out"} <= set(sides.columns):
         for (problem, method), gap in (sides["in"] - sides["out"]).dropna().items():
             logged[f"{prefix}/{problem}/gap/{method}/psnr"] = gap
@@ -73,13 +83,14 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def latest(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each run's last recovery."""
-    return rows[rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")]
+    """The rows of each run's last recovery, and those that are the same at any time."""
+    last = rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")
+    return rows[last | rows["prior"].eq("")]
 
 
 def summary_table(rows: pd.DataFrame) -> Table:
     """The last recovery as a terminal table: mean PSNR ± standard error per problem and set."""
-    rows = latest(rows)
+    rows = named(latest(rows))
     several = rows["method"].nunique() > 1
     by = "" if several else f" by {rows['method'].iloc[0]}"
     table = Table(
@@ -117,10 +128,15 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: there is no such measurement.
     """
-    rows = latest(rows).copy()
-    rows["recovery"] = rows["prior"] + ", " + rows["method"]
-    if (rows.groupby("recovery")["run"].nunique() > 1).any():
-        rows["recovery"] = rows["run"] + ": " + rows["recovery"]
+    rows = named(latest(rows))
+    free = rows["prior"].eq("")  # of any prior: the same in every run
+    again = rows.duplicated([*MEASUREMENT, "method", "config"], keep="last")
+    rows = rows[~(free & again)].copy()
+    free = rows["prior"].eq("")
+    rows["recovery"] = rows["method"].where(free, rows["prior"] + ", " + rows["method"])
+    if (rows[~free].groupby("recovery")["run"].nunique() > 1).any():
+        of_run = rows["run"] + ": " + rows["recovery"]
+        rows["recovery"] = rows["recovery"].where(free, of_run)
     by = rows.groupby(MEASUREMENT)["recovery"].transform("nunique")
     rows = rows[by == rows["recovery"].nunique()]
     if rows.empty:
@@ -172,8 +188,9 @@ def comparison_figure(rows: pd.DataFrame) -> Figure:
                 points.index,
                 points["mean"],
                 points["sem"].fillna(0),
-                fmt="o-",
-                color=f"C{index}",
+                fmt=f"{MARKERS[index % len(MARKERS)]}-",
+                markersize=4,
+                color=f"C{index % 10}",
                 capsize=2,
                 label=name,
             )
@@ -199,7 +216,7 @@ def training_curves(directory: Path) -> Figure:
     Reads `metrics.jsonl` and the rows of a run directory. In distribution solid, out dashed;
     bars are standard errors.
     """
-    rows = read_rows(directory)
+    rows = named(read_rows(directory))
     colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(rows["dataset"]))}
     same = comparable(rows)
     watched = [p for p, group in same.groupby("problem") if group["images_seen"].nunique() > 1]
@@ -218,6 +235,7 @@ def training_curves(directory: Path) -> Figure:
 
 
 def _draw_recovery(axes: Axes, rows: pd.DataFrame, against: str, colours: dict[str, str]) -> None:
+    markers = dict(zip(dict.fromkeys(rows["method"]), itertools.cycle(MARKERS), strict=False))
     for (distribution, dataset, method), group in rows.groupby(
         ["distribution", "dataset", "method"]
     ):
@@ -226,7 +244,8 @@ def _draw_recovery(axes: Axes, rows: pd.DataFrame, against: str, colours: dict[s
             points.index,
             points["mean"],
             points["sem"],
-            fmt={"in": "o-", "out": "s--"}[distribution],
+            fmt=markers[method] + {"in": "-", "out": "--"}[distribution],
+            markersize=4,
             color=colours[dataset],
             capsize=2,
             label=f"{dataset} ({distribution}), {method}",

@@ -8,13 +8,13 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
-
-from recovery.methods import Method
+from torch import Tensor, nn
 
 KEY = ["run", "prior", "images_seen", "dataset", "image", "problem", "method", "variant", "seed"]
 
@@ -130,30 +130,51 @@ class ConfigTexts:
             self.known = {json.loads(line)["hash"] for line in path.read_text().splitlines()}
 
     def hash(self, **config: Any) -> str:
-        text = json.dumps(config, sort_keys=True)
+        text = json.dumps(config, sort_keys=True, default=str)
         short = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
         if short not in self.known:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
-                file.write(json.dumps({"hash": short, "config": config}, sort_keys=False) + "\n")
+                file.write(json.dumps({"hash": short, "config": config}, default=str) + "\n")
             self.known.add(short)
         return short
 
 
 def describe(thing: object) -> dict[str, Any]:
-    """What an operator or a method is: its class and its public settings, as JSON values."""
-    settings: dict[str, Any] = {"class": f"{type(thing).__module__}.{type(thing).__qualname__}"}
-    values = {**vars(thing), **vars(thing).get("_buffers", {})}
+    """What an operator or a method is: its class and its public settings, as JSON values.
+
+    Tensors are hashed; parts (stages of a method, physics of an operator) are described likewise.
+    """
+    settings: dict[str, Any] = {"class": _qualified(type(thing))}
+    values = dict(vars(thing))
+    for kind in ("_buffers", "_parameters", "_modules"):
+        values |= values.get(kind, {})
     for name, value in sorted(values.items()):
         if name.startswith("_") or name in ("training", "prior", "batch_size"):
             continue
-        if isinstance(value, Tensor):
-            value = hashlib.blake2b(value.cpu().numpy().tobytes(), digest_size=5).hexdigest()
-        if isinstance(value, Method):  # one stage of another
-            value = describe(value)
-        if isinstance(value, bool | int | float | str | None | tuple | list | dict):
+        known, value = _described(value)
+        if known:
             settings[name] = value
     return settings
+
+
+def _described(value: object) -> tuple[bool, Any]:
+    """Whether a value tells what its owner is, and what to write for it."""
+    if isinstance(value, Tensor):
+        entries = value.detach().cpu().resolve_conj().numpy().tobytes()
+        return True, hashlib.blake2b(entries, digest_size=5).hexdigest()
+    if isinstance(value, nn.Module):
+        return True, describe(value)
+    if isinstance(value, partial):  # of a factory: what it makes, and with which options
+        parts = [_described(part)[1] for part in (value.func, *value.args)]
+        return True, [*parts, {name: _described(v)[1] for name, v in value.keywords.items()}]
+    if isinstance(value, type | FunctionType):
+        return True, _qualified(value)
+    return isinstance(value, bool | int | float | str | None | tuple | list | dict), value
+
+
+def _qualified(thing: type | FunctionType) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
 
 
 def _whole_lines(path: Path) -> bytes:

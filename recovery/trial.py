@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from recovery.deepinv import Deepinv
 from recovery.methods import Method, Progress, Recovery
 from recovery.metrics import psnr, ssim
 from recovery.operators import Operator, OperatorFactory
@@ -20,11 +21,11 @@ class Problem:
     """A named operator configuration and the penalty the paper gives it.
 
     Args:
-        operator: makes the operator for an image shape (C, H, W).
+        operator: makes the operator for an image shape (C, H, W); or a physics of deepinv.
         gamma: weight of ||z||^2: above 0 formulation (1), 0 formulation (2).
     """
 
-    operator: OperatorFactory
+    operator: Deepinv | OperatorFactory
     gamma: float = 0.0
 
 
@@ -44,7 +45,10 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Trial:
-    """One batch: truth and y on the method's device, the recovery, and a row per image."""
+    """One batch: truth and y on the method's device, the recovery, and its rows.
+
+    The last rows are the recovery's, in the images' order; before them, those of its alternatives.
+    """
 
     truth: Tensor
     y: Tensor
@@ -77,7 +81,15 @@ def run_trials(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = (time.perf_counter() - began) / len(truth)
-        yield Trial(truth, y, recovery, _rows(part, operator, truth, recovery, seconds, template))
+        variants = [*recovery.alternatives.items(), (method.variant, recovery)]
+        rows = [
+            row
+            for variant, found in variants
+            for row in _rows(
+                part, operator, truth, found, seconds, replace(template, variant=variant)
+            )
+        ]
+        yield Trial(truth, y, recovery, rows)
 
 
 def _rows(

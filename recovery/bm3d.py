@@ -1,0 +1,94 @@
+"""BM3D (Dabov, Foi, Katkovnik & Egiazarian 2007), in colour, by deepinv's own implementation."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from recovery.methods import PriorFree, Progress, Recovery, Status, residual_norm
+from recovery.operators import Operator
+
+# An orthonormal basis of colours: brightness, by which patches are matched, and two opponents.
+# Orthonormal, so that white noise stays white and of the same sigma.
+OPPONENT = torch.tensor(
+    [
+        [1 / math.sqrt(3)] * 3,
+        [1 / math.sqrt(2), 0.0, -1 / math.sqrt(2)],
+        [1 / math.sqrt(6), -2 / math.sqrt(6), 1 / math.sqrt(6)],
+    ]
+)
+
+
+class BM3D(PriorFree):
+    """Denoises images of known sigma: groups of alike patches, thresholded, then Wiener filtered.
+
+    `deepinv.models.BM3D(use_legacy=False)` of the image in opponent colours, with DCTs throughout:
+    its wavelets need ptwt, which is under the EUPL, its `use_legacy` the package bm3d, which is not
+    for commercial use. Needs deepinv (`pip install deepinv`).
+
+    Args:
+        patch_size: side of a patch in pixels.
+        stride: pixels between the patches to which others are matched.
+
+    Raises:
+        ImportError: deepinv is not installed.
+    """
+
+    def __init__(self, patch_size: int = 6, stride: int = 2) -> None:
+        super().__init__()
+        from recovery.deepinv import require_deepinv
+
+        require_deepinv("BM3D")
+        self.patch_size = patch_size
+        self.stride = stride
+
+    def check(self, operator: Operator) -> None:
+        if not operator.denoises or not operator.sigma > 0:
+            raise ValueError(
+                "BM3D removes noise of known sigma from a whole image, and "
+                f"{operator.label} is another problem: leave it out of this method's"
+            )
+
+    @torch.no_grad()
+    def recover(
+        self,
+        y: Tensor,
+        operator: Operator,
+        *,
+        seeds: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Recovery:
+        """Images from noisy images y (B, C, H, W), one after another. See `Method.recover`."""
+        self.check(operator)
+        from deepinv.models import BM3D as DeepinvBM3D  # noqa: N811
+
+        dct = ("spatial_ht_transform", "group_ht_transform", "group_wiener_transform")
+        denoiser = DeepinvBM3D(
+            use_legacy=False,
+            device=y.device,
+            patch_size=self.patch_size,
+            ref_stride=self.stride,
+            **dict.fromkeys(dct, "dct"),
+        )
+        colours = OPPONENT if y.shape[1] == 3 else torch.eye(y.shape[1])
+        colours = colours.to(y)
+        images = []
+        for done, noisy in enumerate(y, 1):
+            clean = denoiser(torch.einsum("ij,jhw->ihw", colours, noisy)[None], operator.sigma)[0]
+            images.append(torch.einsum("ji,jhw->ihw", colours, clean))
+            if progress is not None:
+                progress(1, len(y) - done)
+        image = torch.stack(images)
+        residual = residual_norm(image, y, operator)
+        steps = torch.ones(len(y), dtype=torch.int64)
+        status: list[Status] = ["converged"] * len(y)
+        return Recovery(
+            image=image,
+            latent=None,
+            objective=residual.square(),
+            residual=residual,
+            steps=steps,
+            evaluations=steps,
+            status=tuple(status),
+        )

@@ -1,0 +1,128 @@
+"""What linear algebra alone recovers: starting points that any method should beat."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from recovery.methods import (
+    PriorFree,
+    Progress,
+    Recovery,
+    Status,
+    require_linear,
+    residual_norm,
+)
+from recovery.operators import Operator
+
+
+@torch.no_grad()
+def solve_normal(
+    y: Tensor, operator: Operator, iterations: int = 100, tolerance: float = 1e-6
+) -> tuple[Tensor, Tensor, Tensor]:
+    """u with A A^T u = y per image, by conjugate gradients from 0; A must be linear.
+
+    Returns:
+        u as y, the iterations (B,) each image took, and whether (B,) it reached the tolerance:
+        a residual of the equation of `tolerance` times ||y||.
+    """
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).flatten(1).sum(dim=1).view(-1, *[1] * (a.ndim - 1))
+
+    residual = y
+    u, direction = torch.zeros_like(residual), residual
+    steps = torch.zeros(len(y), dtype=torch.int64)
+    energy = dot(residual, residual)
+    goal = tolerance**2 * energy
+    for _ in range(iterations):
+        unsolved = (energy > goal).flatten()
+        if not unsolved.any():
+            break
+        steps += unsolved.cpu()
+        curved = operator.A(operator.A_adjoint(direction))
+        curvature = dot(direction, curved)
+        step = torch.where(curvature > 0, energy / curvature, 0.0)  # 0: solved, or unmeasured
+        u, residual = u + step * direction, residual - step * curved
+        before, energy = energy, dot(residual, residual)
+        direction = residual + torch.where(before > 0, energy / before, 0.0) * direction
+    return u, steps, (energy <= goal).flatten()
+
+
+def back_project(image: Tensor, y: Tensor, operator: Operator) -> Tensor:
+    """x + A^+ (y - A(x)) per image: the nearest image that fits y (IAGAN, section 3.2)."""
+    with torch.no_grad():
+        u, _, _ = solve_normal(y - operator.A(image), operator)
+        return image + operator.A_adjoint(u)
+
+
+class Adjoint(PriorFree):
+    """A^T y: exact for denoising and inpainting's known pixels, a blurred guess elsewhere."""
+
+    def check(self, operator: Operator) -> None:
+        require_linear("the adjoint", operator)
+
+    def recover(
+        self,
+        y: Tensor,
+        operator: Operator,
+        *,
+        seeds: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Recovery:
+        """Images from measurements y (B, ...). See `Method.recover`."""
+        none = torch.zeros(len(y), dtype=torch.int64)
+        return _linear_recovery(operator.A_adjoint(y), y, operator, none, none == 0)
+
+
+class PseudoInverse(PriorFree):
+    """A^+ y, the image of least norm that fits y best, by conjugate gradients on A A^T.
+
+    Status: `budget` where the residual of A A^T u = y has not fallen by `tolerance`, as it
+    cannot for noisy measurements that no image explains (a mask with noise under it).
+
+    Args:
+        iterations: at most; stopping early keeps noise out of badly conditioned inverses.
+        tolerance: see `solve_normal`.
+    """
+
+    def __init__(self, iterations: int = 100, tolerance: float = 1e-4) -> None:
+        super().__init__()
+        if iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {iterations}")
+        self.iterations = iterations
+        self.tolerance = tolerance
+
+    def check(self, operator: Operator) -> None:
+        require_linear("the pseudo-inverse", operator)
+
+    def recover(
+        self,
+        y: Tensor,
+        operator: Operator,
+        *,
+        seeds: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> Recovery:
+        """Images from measurements y (B, ...). See `Method.recover`."""
+        u, steps, solved = solve_normal(y, operator, self.iterations, self.tolerance)
+        return _linear_recovery(operator.A_adjoint(u), y, operator, steps, solved.cpu())
+
+
+def _linear_recovery(
+    image: Tensor, y: Tensor, operator: Operator, steps: Tensor, solved: Tensor
+) -> Recovery:
+    residual = residual_norm(image, y, operator)
+    status: list[Status] = [
+        "diverged" if not finite else "converged" if done else "budget"
+        for finite, done in zip(residual.isfinite().tolist(), solved.tolist(), strict=True)
+    ]
+    return Recovery(
+        image=image,
+        latent=None,
+        objective=residual.square(),
+        residual=residual,
+        steps=steps,
+        evaluations=steps,
+        status=tuple(status),
+    )
