@@ -3,6 +3,7 @@
 deepinv is optional, and imported only where one of its objects is named.
 """
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -323,7 +324,9 @@ class Reconstructor(PriorFree):
         for index, seed in enumerate(seeds):
             with torch.random.fork_rng():
                 torch.manual_seed(seed_from("reconstructor", seed))
-                parts.append(self._one(model, y[index : index + 1], physics, operator))
+                # a copy: some algorithms start from where the image before it ended
+                fresh = copy.deepcopy(model)
+                parts.append(self._one(fresh, y[index : index + 1], physics, operator))
             if progress is not None:
                 progress(1, len(y) - index - 1)
         return concatenate(parts)
@@ -359,7 +362,7 @@ class TotalVariation(PriorFree):
     """
 
     def __init__(
-        self, weight: float = 0.01, iterations: int = 200, tolerance: float = 1e-4
+        self, weight: float = 0.01, iterations: int = 500, tolerance: float = 1e-5
     ) -> None:
         super().__init__()
         require_deepinv("total variation")
@@ -384,12 +387,16 @@ class TotalVariation(PriorFree):
         progress: Progress | None = None,
     ) -> Recovery:
         """Images from measurements y (B, ...). See `Method.recover`."""
+        from deepinv.models import TVDenoiser
         from deepinv.optim import FISTA, L2, TVPrior
 
+        prior = TVPrior()
+        # for images in [0, 1]; FISTA starts it from its last point, so that few iterations suffice
+        prior.TVModel = TVDenoiser(tau=1.0, n_it_max=20, crit=1e-8)
         like = y.new_zeros(1, *operator.image_shape)
         fista = FISTA(
             data_fidelity=L2(),
-            prior=TVPrior(),
+            prior=prior,
             lambda_reg=self.weight,
             stepsize=0.95 / float(norm_squared(operator.A, operator.A_adjoint, like)),
             max_iter=self.iterations,
