@@ -87,8 +87,10 @@ def check(spec: Mapping[str, Any], outermost: bool = False) -> None:
     if outermost and not any(base.__module__.split(".")[0] == "deepinv" for base in bases):
         raise ValueError(f"{spec['class_path']} is not of deepinv")
     given = spec.get("init_args") or {}
-    known = inspect.signature(target).parameters
-    free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    known = known_arguments(target)
+    free = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
+    # deepinv's physics pass what they do not know on to their bases, the last of which drops it
+    free = free and not target.__module__.startswith("deepinv.physics")
     for name, value in given.items():
         if name not in known and not free:
             raise ValueError(
@@ -96,6 +98,15 @@ def check(spec: Mapping[str, Any], outermost: bool = False) -> None:
             )
         if is_spec(value):
             check(value)
+
+
+def known_arguments(target: Callable[..., Any]) -> list[str]:
+    """Names of a function's arguments, or of a class's and its bases'."""
+    found: dict[str, None] = {}
+    for one in inspect.getmro(target) if inspect.isclass(target) else (target,):
+        if one not in (object, nn.Module):
+            found |= dict.fromkeys(inspect.signature(one).parameters)
+    return [name for name in found if name not in ("args", "kwargs")]
 
 
 def build(spec: Mapping[str, Any], image_shape: ImageShape) -> Any:

@@ -28,7 +28,7 @@ from tests.helpers import Killed, kill_at, refused
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
-OVERLAYS = {"defaults.yaml", "cluster.yaml", "paper_parity.yaml"}
+OVERLAYS = {"defaults.yaml", "baselines.yaml", "cluster.yaml", "paper_parity.yaml"}
 EXPERIMENTS = [path for path in CONFIGS if path.name not in OVERLAYS]
 
 

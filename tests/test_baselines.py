@@ -1,0 +1,170 @@
+"""Methods free of a prior: linear ones, and what training makes of all of them."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import train
+from recovery.lasso import Lasso
+from recovery.linear import Adjoint, PseudoInverse, back_project
+from recovery.metrics import psnr
+from recovery.operators import Denoising, GaussianSensing, Inpainting
+from recovery.report import compared, latest, means
+from recovery.rows import read_rows
+from recovery.seeds import generator
+from tests.helpers import refused
+
+SHAPE = (3, 8, 8)
+METHODS = """
+recovery:
+  problems:
+    cs-10%: {operator: {class_path: recovery.operators.GaussianSensing, init_args: {m: 0.1}}}
+    inpaint: {operator: {class_path: recovery.operators.Inpainting}}
+    blur:
+      operator:
+        class_path: deepinv.physics.Blur
+        init_args:
+          filter: {class_path: deepinv.physics.blur.gaussian_blur, init_args: {sigma: [1, 1]}}
+          padding: circular
+    phase:
+      operator: {class_path: deepinv.physics.RandomPhaseRetrieval, init_args: {m: 300}}
+  methods:
+    latent-search: {class_path: recovery.latent_search.LatentSearch, init_args: {evaluations: 3}}
+    deep-decoder:
+      class_path: recovery.untrained.Untrained
+      init_args:
+        network: {class_path: networks.deep_decoder.DeepDecoder, init_args: {width: 8}}
+        steps: 3
+    lasso: {class_path: recovery.lasso.Lasso, init_args: {steps: 5}}
+    adjoint: {class_path: recovery.linear.Adjoint}
+    bm3d: {class_path: recovery.bm3d.BM3D}
+    median:
+      class_path: deepinv.models.ArtifactRemoval
+      init_args: {backbone_net: {class_path: deepinv.models.MedianFilter}}
+  during: {problems: [cs-10%, blur], images: 2, methods: [latent-search, deep-decoder, median]}
+  at_end: {problems: [cs-10%, blur], images: 2, methods: [latent-search, deep-decoder, lasso]}
+"""
+
+
+# ---- linear methods
+
+
+def test_the_pseudo_inverse_is_lapacks() -> None:
+    operator = GaussianSensing(SHAPE, m=60)
+    x = torch.rand(3, *SHAPE, generator=generator("pseudo")).double()
+    y = operator.A(x)
+    recovery = PseudoInverse(tolerance=1e-10).recover(y, operator)
+    matrix = operator.A(torch.eye(192).double().unflatten(1, SHAPE)).T
+    expected = (y @ torch.linalg.pinv(matrix).T).unflatten(1, SHAPE)
+    assert recovery.status == ("converged",) * 3
+    assert torch.allclose(recovery.image, expected, atol=1e-6)
+    assert (recovery.residual < 1e-6).all()
+
+
+def test_the_pseudo_inverse_says_when_it_was_stopped() -> None:
+    operator = GaussianSensing(SHAPE, m=180)
+    y = operator(torch.rand(2, *SHAPE, generator=generator("stopped")))
+    recovery = PseudoInverse(iterations=2).recover(y, operator)
+    assert recovery.status == ("budget", "budget") and recovery.steps.tolist() == [2, 2]
+
+
+def test_back_projection_is_a_start_and_the_pseudo_inverse_of_what_is_missing() -> None:
+    operator = GaussianSensing(SHAPE, m=60)
+    x = torch.rand(2, *SHAPE, generator=generator("back"))
+    y = operator.A(x)
+    nearest = back_project(torch.full_like(x, 0.5), y, operator)
+    assert torch.allclose(operator.A(nearest), y, atol=1e-4)
+    assert (psnr(nearest, x) > psnr(PseudoInverse().recover(y, operator).image, x)).all()
+
+
+def test_the_adjoint_of_denoising_is_the_noisy_image() -> None:
+    operator = Denoising(SHAPE, sigma=0.1)
+    y = operator(torch.rand(2, *SHAPE, generator=generator("adjoint")))
+    recovery = Adjoint().recover(y, operator)
+    assert torch.equal(recovery.image, y) and recovery.status == ("converged", "converged")
+    assert torch.equal(recovery.residual, torch.zeros(2))
+
+
+# ---- while training
+
+
+def with_methods(tiny: list[str], folder: Path, *options: str) -> list[str]:
+    config = folder / "methods.yaml"
+    config.write_text(METHODS)
+    return [*tiny, f"--config={config}", *options]
+
+
+@pytest.mark.slow
+def test_methods_without_a_prior_are_recovered_once(tiny: list[str], tmp_path: Path) -> None:
+    for name, images, seed in (("one", 128, 0), ("two", 64, 1)):
+        options = [f"--model.total_images={images}", f"--run.name={name}"]
+        train.main(with_methods(tiny, tmp_path, *options, f"--seed_everything={seed}"))
+    one, two = tmp_path / "runs" / "one", tmp_path / "runs" / "two"
+    rows = read_rows(one)
+    free = rows[rows["prior"] == ""]
+    assert set(free["method"]) == {"deep-decoder", "lasso", "median"}
+    assert (free["images_seen"] == 0).all()
+    # two problems, two sets, two images; the decoder's two iterates are told apart
+    counts = free.groupby(["method", "variant"]).size().to_dict()
+    assert counts == {
+        ("deep-decoder", "last"): 8,
+        ("deep-decoder", "least-residual"): 8,
+        ("lasso", ""): 8,
+        ("median", ""): 8,
+    }
+    of_prior = rows[rows["prior"] == "glow"]
+    assert sorted(of_prior["images_seen"].unique()) == [64, 128]
+    # their curves are level: logged at every recovery
+    logged = [json.loads(line) for line in (one / "metrics.jsonl").open()]
+    name = "recovery/blur/faces-val/deep-decoder (last)/psnr"
+    values = [line[name] for line in logged if name in line]
+    assert len(values) == 2 and len(set(values)) == 1
+    named = means(latest(rows))["method"]
+    assert {"deep-decoder (last)", "deep-decoder (least-residual)"} <= set(named)
+
+    # a second run's rows of them equal the first's: one column in a comparison
+    both = pd.concat([rows, read_rows(two)], ignore_index=True)
+    names = list(compared(both)["recovery"].unique())
+    assert names.count("deep-decoder (last)") == 1
+    assert {"one: glow, latent-search", "two: glow, latent-search"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--recovery.at_end.problems=[inpaint]", "--recovery.at_end.methods=[bm3d]"],
+            "recovery.problems.inpaint: BM3D removes noise of known sigma",
+        ),
+        (
+            ["--recovery.at_end.problems=[phase]"],
+            "recovery.problems.phase: the Lasso needs a linear operator",
+        ),
+    ],
+)
+def test_a_method_that_cannot_serve_a_problem_is_refused_before_training(
+    options: list[str],
+    message: str,
+    tiny: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert message in refused(capsys, with_methods(tiny, tmp_path, *options))
+    assert not (tmp_path / "runs" / "demo").exists()
+
+
+def test_an_argument_a_physics_does_not_have_is_named(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = with_methods(tiny, tmp_path)
+    text = (tmp_path / "methods.yaml").read_text().replace("padding: circular", "kernel: 3")
+    (tmp_path / "methods.yaml").write_text(text)
+    error = refused(capsys, arguments)
+    assert "deepinv.physics.Blur has no argument 'kernel'; it takes filter, padding" in error
+
+
+def test_inpainting_is_served_by_the_lasso() -> None:
+    Lasso().check(Inpainting(SHAPE))
