@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from callbacks.progress import image_bar
 from recovery.deepinv import Deepinv, Reconstructor
-from recovery.methods import Method, MethodFactory, PriorFree
-from recovery.operators import ImageShape, Operator
+from recovery.methods import MethodFactory, PriorFree
+from recovery.operators import ImageShape
 from recovery.priors import Prior
 from recovery.report import scalars
-from recovery.rows import KEY, ConfigTexts, Row, RowFile, describe, done_images, read_rows
-from recovery.trial import ImageSet, Problem, Trial, run_trials
+from recovery.rows import KEY, ConfigTexts, Row, RowFile, read_rows
+from recovery.trial import ImageSet, Job, Problem, Trial, run_trials
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,6 @@ class Plan:
 
 # "<problem>/<set>" -> image name -> column title -> (C, H, W); of the first rank's share
 Pictures = dict[str, dict[str, dict[str, Tensor]]]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One problem, method and held-out set."""
-
-    operator: Operator
-    method: Method
-    images: ImageSet
-    template: Row
 
 
 class RecoveryDuringTraining(Checkpoint):
@@ -204,47 +194,24 @@ class RecoveryDuringTraining(Checkpoint):
     ) -> Iterator[Job]:
         """A problem's jobs. Its operator lives as long as they do: large matrices take memory."""
         operator = self.problems[problem].operator(prior.image_shape)
-        gamma = self.problems[problem].gamma
         for name in methods:
-            made = self.methods[name]
-            method = made if isinstance(made, PriorFree) else made(prior, gamma)
-            template = replace(
-                run,
-                problem=problem,
-                method=name,
-                config=texts.hash(
-                    problem=describe(operator),
-                    method=describe(method),
-                    weights=prior.fingerprint,
-                ),
-                m=operator.measurements,
-                sigma=operator.sigma,
-                gamma=gamma,
-            )
-            if isinstance(made, PriorFree):  # the same whatever was trained, and for how long
-                config = texts.hash(problem=describe(operator), method=describe(method))
-                template = replace(
-                    template, prior="", images_seen=0, epoch=0, gamma=0.0, config=config
-                )
             for images in sets:
-                yield Job(operator, method, images, template)
+                yield Job.of(
+                    self.problems[problem],
+                    operator,
+                    self.methods[name],
+                    prior,
+                    images,
+                    replace(run, problem=problem, method=name),
+                    texts,
+                )
 
     def run(
         self, job: Job, rows: pd.DataFrame, device: torch.device, bar: "tqdm[None]"
     ) -> Iterator[Trial]:
         """The trials of a job that have no row yet."""
         row, images = job.template, job.images
-        done = done_images(
-            rows,
-            config=row.config,
-            images_seen=row.images_seen,
-            dataset=images.name,
-            problem=row.problem,
-            method=row.method,
-            variant=job.method.variant,
-            seed=row.seed,
-        )
-        missing = [i for i, name in enumerate(images.image_names) if name not in done]
+        missing = job.missing(rows)
         bar.update(len(images.images) - len(missing))
 
         def show(evaluation: int, active: int) -> None:

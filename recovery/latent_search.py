@@ -1,5 +1,6 @@
 """Recovery through an invertible prior: search its latent space (paper, section 2)."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,9 @@ from recovery.methods import Method, Progress, Recovery, concatenate, residual_e
 from recovery.operators import Operator
 from recovery.priors import Prior
 from recovery.seeds import seed_from
+from recovery.starts import Normal, Start
+
+PAPERS_START = Normal(0.0)
 
 
 class LatentSearch(Method):
@@ -27,8 +31,8 @@ class LatentSearch(Method):
         stop_at_noise: with gamma 0, stop an image once its residual falls to the operator's
             expected noise energy: what is left to fit is noise (discrepancy principle).
         gradient_tolerance: stop once the gradient has fallen by this factor.
-        start_std: standard deviation of the first latent; 0 is the paper's start. Images whose
-            start or what it decodes to has no finite norm start at 0 instead.
+        start: of the search; by default the paper's, 0. Images whose start or what it decodes to
+            has no finite norm start at 0 instead.
         seed: of the start.
         batch_size: images searched at once; bounds memory, changes no result.
     """
@@ -42,7 +46,7 @@ class LatentSearch(Method):
         history: int = 50,
         stop_at_noise: bool = True,
         gradient_tolerance: float = 1e-5,
-        start_std: float = 0.0,
+        start: Start = PAPERS_START,
         seed: int = 0,
         batch_size: int = 32,
     ) -> None:
@@ -55,9 +59,14 @@ class LatentSearch(Method):
         self.history = history
         self.stop_at_noise = stop_at_noise
         self.gradient_tolerance = gradient_tolerance
-        self.start_std = start_std
+        self.start = start
         self.seed = seed
         self.batch_size = batch_size
+
+    def knowing(self, truth: Tensor) -> "LatentSearch":
+        informed = copy.copy(self)
+        informed.start = self.start.knowing(truth)
+        return informed
 
     def recover(
         self,
@@ -72,14 +81,15 @@ class LatentSearch(Method):
         parts = []
         for first in range(0, len(y), self.batch_size):
             part = slice(first, first + self.batch_size)
-            start = self._start(seeds[part]).to(y)
+            mixed = [seed_from("start", self.seed, seed) for seed in seeds[part]]
+            start = self.start(self.prior, y[part], operator, mixed).to(y)
             parts.append(self._search(y[part], start, operator, progress))
         return concatenate(parts)
 
     def _search(
         self, y: Tensor, start: Tensor, operator: Operator, progress: Progress | None
     ) -> Recovery:
-        if self.start_std > 0:
+        if start.any():
             start = self._finite(start)
 
         def objective(latents: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,10 +121,6 @@ class LatentSearch(Method):
             evaluations=found.evaluations,
             status=found.status,
         )
-
-    def _start(self, seeds: Sequence[int]) -> Tensor:
-        mixed = [seed_from("start", self.seed, seed) for seed in seeds]
-        return self.prior.initial_latent(mixed, self.start_std)
 
     def _finite(self, start: Tensor) -> Tensor:
         """Latents whose objective would not be finite, replaced by 0."""

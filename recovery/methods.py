@@ -88,6 +88,10 @@ class Method(nn.Module, ABC):
     def check(self, operator: Operator) -> None:
         """Raises ValueError if this method cannot serve the operator, saying why."""
 
+    def knowing(self, truth: Tensor) -> "Method":
+        """This method once it has seen the true images: only diagnostics differ."""
+        return self
+
     def forward(self, y: Tensor, physics: nn.Module, **kwargs: Any) -> Tensor:
         """Images (B, C, H, W) from y, measured by one of our operators or a deepinv physics."""
         from recovery.deepinv import as_operator  # which knows methods, and imports no deepinv

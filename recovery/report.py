@@ -83,9 +83,14 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def latest(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each run's last recovery, and those that are the same at any time."""
+    """The rows of each run's last recovery, and those that are the same at any time.
+
+    Of a problem, set and method that were configured anew, as they last were.
+    """
     last = rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")
-    return rows[last | rows["prior"].eq("")]
+    rows = rows[last | rows["prior"].eq("")]
+    configured = rows.groupby(["run", "dataset", "problem", "method", "seed"])["config"]
+    return rows[rows["config"] == configured.transform("last")]
 
 
 def summary_table(rows: pd.DataFrame) -> Table:

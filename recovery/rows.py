@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from types import FunctionType
@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-KEY = ["run", "prior", "images_seen", "dataset", "image", "problem", "method", "variant", "seed"]
+KEY = ["run", "prior", "images_seen", "dataset", "image"]
+KEY += ["problem", "gamma", "method", "variant", "seed"]
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _described(value: object) -> tuple[bool, Any]:
     if isinstance(value, Tensor):
         entries = value.detach().cpu().resolve_conj().numpy().tobytes()
         return True, hashlib.blake2b(entries, digest_size=5).hexdigest()
-    if isinstance(value, nn.Module):
+    if isinstance(value, nn.Module) or (is_dataclass(value) and not isinstance(value, type)):
         return True, describe(value)
     if isinstance(value, partial):  # of a factory: what it makes, and with which options
         parts = [_described(part)[1] for part in (value.func, *value.args)]

@@ -3,16 +3,18 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from recovery.deepinv import Deepinv
-from recovery.methods import Method, Progress, Recovery
+from recovery.methods import Method, MethodFactory, PriorFree, Progress, Recovery
 from recovery.metrics import psnr, ssim
 from recovery.operators import Operator, OperatorFactory
-from recovery.rows import Row
+from recovery.priors import Prior
+from recovery.rows import ConfigTexts, Row, describe, done_images
 from recovery.seeds import seed_from
 
 
@@ -56,6 +58,62 @@ class Trial:
     rows: list[Row]
 
 
+@dataclass(frozen=True)
+class Job:
+    """A method, an operator and a set of images; `template` holds what their rows share."""
+
+    operator: Operator
+    method: Method
+    images: ImageSet
+    template: Row
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        operator: Operator,
+        make: PriorFree | MethodFactory,
+        prior: Prior | None,
+        images: ImageSet,
+        row: Row,
+        texts: ConfigTexts,
+    ) -> "Job":
+        """The job of a row that names run, problem, method, seed, prior and its training so far.
+
+        What is free of a prior is the same whatever was trained, and for how long: so is its row.
+        Raises ValueError where a method needs a prior and there is none.
+        """
+        described: dict[str, Any] = {"problem": describe(operator)}
+        if isinstance(make, PriorFree):
+            method: Method = make
+            row = replace(row, prior="", images_seen=0, epoch=0)
+        elif prior is None:
+            raise ValueError(f"the method {row.method} needs a prior")
+        else:
+            method = make(prior, problem.gamma)
+            row = replace(row, gamma=problem.gamma)
+            described["weights"] = prior.fingerprint
+        config = texts.hash(method=describe(method), **described)
+        row = replace(row, config=config, m=operator.measurements, sigma=operator.sigma)
+        return cls(operator, method, images, row)
+
+    def missing(self, rows: pd.DataFrame) -> list[int]:
+        """Positions of the images that have no row of this job yet."""
+        row = self.template
+        done = done_images(
+            rows,
+            config=row.config,
+            images_seen=row.images_seen,
+            dataset=self.images.name,
+            problem=row.problem,
+            gamma=row.gamma,
+            method=row.method,
+            variant=self.method.variant,
+            seed=row.seed,
+        )
+        return [i for i, name in enumerate(self.images.image_names) if name not in done]
+
+
 def run_trials(
     images: ImageSet,
     operator: Operator,
@@ -77,7 +135,8 @@ def run_trials(
         seeds = [seed_from(template.seed, part.name, name) for name in part.image_names]
         y = operator(truth, seeds=seeds)
         began = time.perf_counter()
-        recovery = method.recover(y, operator, seeds=seeds, progress=progress)
+        knowing = method.knowing(truth)
+        recovery = knowing.recover(y, operator, seeds=seeds, progress=progress)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = (time.perf_counter() - began) / len(truth)

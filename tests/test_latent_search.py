@@ -17,6 +17,7 @@ from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
 from recovery.priors import FlowPrior, Prior, fingerprint, standard_normal_log_prob
 from recovery.seeds import generator, normal
+from recovery.starts import Normal
 
 Array = NDArray[np.float64]
 SMALL, N = (1, 4, 4), 16
@@ -168,8 +169,8 @@ def test_formulation_2_from_zero_arrives_at_the_minimum_norm_solution() -> None:
 def test_formulation_2_from_elsewhere_keeps_the_start_where_nothing_is_measured() -> None:
     prior, operator = LinearPrior(), GaussianSensing(SMALL, 6)
     y = operator(linear_truth(), seeds=[1, 2, 3])
-    start = exact(prior, 0.0, start_std=1.0, evaluations=1).recover(y, operator).latent
-    found = exact(prior, 0.0, start_std=1.0).recover(y, operator).latent
+    start = exact(prior, 0.0, start=Normal(1.0), evaluations=1).recover(y, operator).latent
+    found = exact(prior, 0.0, start=Normal(1.0)).recover(y, operator).latent
     assert start is not None and found is not None
     b = forward_matrix(prior, operator)
     nothing_measured = np.eye(N) - np.linalg.pinv(b) @ b
@@ -278,7 +279,7 @@ def test_an_image_alone_is_recovered_as_in_a_batch(kind: str) -> None:
 def test_batch_size_changes_no_result(kind: str, start_std: float) -> None:
     operator, gamma = problem(kind)
     y = operator(held_out(), seeds=SEEDS)
-    options = {"start_std": start_std, "evaluations": 40}
+    options = {"start": Normal(start_std), "evaluations": 40}
     whole, pairs = (
         LatentSearch(flow_prior(), gamma, **options, batch_size=size).recover(y, operator)  # type: ignore[arg-type]
         for size in (5, 2)
@@ -316,18 +317,18 @@ def starts(prior: Prior, y: Tensor, operator: Operator, **options: object) -> Te
 
 def test_random_starts_differ_by_image_and_seed_and_come_again() -> None:
     prior, operator, y = LinearPrior(), Denoising(SMALL, 0.0), linear_truth()
-    first = starts(prior, y, operator, start_std=0.5)
-    assert torch.equal(starts(prior, y, operator, start_std=0.5, batch_size=2), first)
+    first = starts(prior, y, operator, start=Normal(0.5))
+    assert torch.equal(starts(prior, y, operator, start=Normal(0.5), batch_size=2), first)
     assert not torch.equal(first[0], first[1])
-    assert (starts(prior, y, operator, start_std=0.5, seed=1) != first).all()
-    assert torch.allclose(starts(prior, y, operator, start_std=1.0), 2 * first)
+    assert (starts(prior, y, operator, start=Normal(0.5), seed=1) != first).all()
+    assert torch.allclose(starts(prior, y, operator, start=Normal(1.0)), 2 * first)
     assert 0.3 < first.std() < 0.7
     assert (starts(prior, y, operator) == 0).all()
 
 
 def test_a_random_start_belongs_to_the_image_whatever_its_batch() -> None:
     operator, y = Denoising(SMALL, 0.0), linear_truth(3)
-    search = exact(LinearPrior(), 0.0, evaluations=1, start_std=0.5)
+    search = exact(LinearPrior(), 0.0, evaluations=1, start=Normal(0.5))
     together = search.recover(y, operator, seeds=[5, 6, 7]).latent
     alone = search.recover(y[1:2], operator, seeds=[6]).latent
     assert together is not None and alone is not None
@@ -336,10 +337,10 @@ def test_a_random_start_belongs_to_the_image_whatever_its_batch() -> None:
 
 def test_only_images_whose_start_does_not_decode_start_at_zero() -> None:
     operator, y = Denoising(SMALL, 0.0), linear_truth(6)
-    drawn = starts(LinearPrior(), y, operator, start_std=1.0)
+    drawn = starts(LinearPrior(), y, operator, start=Normal(1.0))
     bad = drawn[:, 0] > 0
     assert bad.any() and not bad.all()
-    used = starts(NotEverywherePrior(), y, operator, start_std=1.0)
+    used = starts(NotEverywherePrior(), y, operator, start=Normal(1.0))
     assert (used[bad] == 0).all()
     assert torch.equal(used[~bad], drawn[~bad])
 
@@ -349,7 +350,7 @@ def test_a_start_too_far_to_be_evaluated_becomes_the_papers_start(start_std: flo
     operator, gamma = problem("denoising")
     y = operator(held_out(), seeds=SEEDS)
     far, paper = (
-        LatentSearch(flow_prior(), gamma, start_std=std, evaluations=5).recover(y, operator)
+        LatentSearch(flow_prior(), gamma, start=Normal(std), evaluations=5).recover(y, operator)
         for std in (start_std, 0.0)
     )
     assert_equal(far, paper)
@@ -427,7 +428,9 @@ def test_searching_leaves_global_randomness_and_gradients_alone() -> None:
     before = torch.get_rng_state()
     with torch.no_grad():
         y = operator(held_out(), seeds=SEEDS)
-        found = LatentSearch(flow_prior(), gamma, evaluations=3, start_std=0.1).recover(y, operator)
+        found = LatentSearch(flow_prior(), gamma, evaluations=3, start=Normal(0.1)).recover(
+            y, operator
+        )
     assert torch.equal(torch.get_rng_state(), before)
     assert not found.image.requires_grad and not found.objective.requires_grad
     assert all(parameter.grad is None for parameter in glow().parameters())

@@ -40,6 +40,7 @@ from recovery.rows import (
     read_rows,
 )
 from recovery.seeds import generator, normal, seed_from
+from recovery.starts import Normal
 from recovery.trial import ImageSet, Trial, run_trials
 
 SHAPE, N = (3, 12, 12), 432
@@ -250,7 +251,7 @@ def test_a_method_is_described_by_what_changes_its_results() -> None:
     other = [
         *(search(0.2), search(0.1, evaluations=3), search(0.1, history=3), search(0.1, seed=1)),
         *(search(0.1, stop_at_noise=False), search(0.1, gradient_tolerance=0.1)),
-        search(0.1, start_std=0.1),
+        search(0.1, start=Normal(0.1)),
     ]
     assert len({json.dumps(describe(method)) for method in same}) == 1
     assert len({json.dumps(describe(method)) for method in same + other}) == 1 + len(other)
