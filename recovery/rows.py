@@ -121,19 +121,19 @@ def done_images(rows: pd.DataFrame, **key: Any) -> set[str]:
 
 
 class ConfigTexts:
-    """Short hashes of configurations; each text is stored once in `configs.jsonl`."""
+    """Short hashes of configurations; each text is stored once in `configs.jsonl`, if given."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self.known: set[str] = set()
-        if path.exists():
+        if path is not None and path.exists():
             _drop_cut_line(path)
             self.known = {json.loads(line)["hash"] for line in path.read_text().splitlines()}
 
     def hash(self, **config: Any) -> str:
         text = json.dumps(config, sort_keys=True, default=str)
         short = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
-        if short not in self.known:
+        if self.path is not None and short not in self.known:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps({"hash": short, "config": config}, default=str) + "\n")

@@ -106,7 +106,6 @@ class Job:
             images_seen=row.images_seen,
             dataset=self.images.name,
             problem=row.problem,
-            gamma=row.gamma,
             method=row.method,
             variant=self.method.variant,
             seed=row.seed,

@@ -1,0 +1,182 @@
+"""What an evaluation recovers, and which of it has not been yet."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+import torch
+
+from recovery.deepinv import Deepinv, Reconstructor
+from recovery.methods import MethodFactory, PriorFree
+from recovery.operators import ImageShape, Operator
+from recovery.priors import Prior
+from recovery.rows import ConfigTexts, Row
+from recovery.trial import ImageSet, Job, Problem
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A recovery method and the prior it goes through.
+
+    Args:
+        method: made from a prior and the problem's gamma, or free of any prior.
+        prior: its name; none for methods that need none.
+        images: recover at most so many of each set: for what is slow.
+    """
+
+    method: Deepinv | PriorFree | MethodFactory
+    prior: str | None = None
+    images: int | None = None
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Every problem x method x set x seed, all by name.
+
+    Args:
+        problems, methods: names.
+        sets: names; by default all of the evaluation's.
+        images: of each set, the first so many (all where there are fewer).
+        seeds: of the measurements' noise and of random starts; the mean over them is reported.
+        gammas: solve each problem at each of these weights of the penalty instead of its own.
+        balance: attributes. Of a set that the attribute table knows, take instead the first images
+            that make `per_group` with each attribute and as many without it.
+        per_group: see `balance`.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    sets: list[str] | None = None
+    images: int = 100
+    seeds: list[int] = field(default_factory=lambda: [0])
+    gammas: list[float] | None = None
+    balance: list[str] = field(default_factory=list)
+    per_group: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("images", "per_group"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trials.{name} must be at least 1, got {getattr(self, name)}")
+        if self.gammas is not None and any(gamma < 0 for gamma in self.gammas):
+            raise ValueError(f"trials.gammas must be at least 0, got {self.gammas}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A few images of one job: what one process does at a time."""
+
+    problem: str
+    method: str
+    dataset: str
+    template: Row
+    images: tuple[int, ...]
+
+
+class Bench:
+    """Priors, sets, operators and methods by name, on one device, made when first used.
+
+    Args:
+        problems, methods: definitions by name.
+        priors, sets: by name.
+        image_shape: (C, H, W) of all of them.
+        device: of the recoveries.
+    """
+
+    def __init__(
+        self,
+        problems: Mapping[str, Problem],
+        methods: Mapping[str, NamedMethod],
+        priors: Mapping[str, Prior],
+        sets: Mapping[str, ImageSet],
+        image_shape: ImageShape,
+        device: torch.device,
+    ) -> None:
+        self.problems, self.methods = problems, methods
+        self.priors, self.sets = priors, sets
+        self.image_shape, self.device = image_shape, device
+        self._operator: tuple[str, Operator] | None = None  # the last one: large ones fill memory
+
+    def operator(self, problem: str) -> Operator:
+        """Raises ValueError, naming the problem, if it cannot be for such images."""
+        if self._operator is None or self._operator[0] != problem:
+            self._operator = None
+            try:
+                made = self.problems[problem].operator(self.image_shape)
+            except ValueError as error:
+                raise ValueError(f"problems.{problem}: {error}") from error
+            self._operator = (problem, made.to(self.device))
+        return self._operator[1]
+
+    def job(self, row: Row, dataset: str, texts: ConfigTexts) -> Job:
+        """The job of a row that names run, problem, method, seed and, to override it, gamma.
+
+        Raises ValueError, naming problem and method, if the method cannot serve the problem.
+        """
+        named = self.methods[row.method]
+        prior = None if named.prior is None else self.priors[named.prior]
+        make = named.method
+        if isinstance(make, Deepinv):
+            make = Reconstructor(make)
+        if prior is not None:
+            images_seen = getattr(prior, "images_seen", 0)
+            row = replace(row, prior=named.prior or "", images_seen=images_seen)
+        problem = replace(self.problems[row.problem], gamma=row.gamma)
+        operator = self.operator(row.problem)
+        try:
+            job = Job.of(problem, operator, make, prior, self.sets[dataset], row, texts)
+            job.method.check(operator)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{row.method} on {row.problem}: {error}") from error
+        return job
+
+
+def require_defined(trials: Trials, bench: Bench) -> None:
+    """Raises ValueError naming a problem, method, set or prior that is not defined."""
+    for what, names, defined in (
+        ("problem", trials.problems, bench.problems),
+        ("method", trials.methods, bench.methods),
+        ("set", trials.sets or (), bench.sets),
+    ):
+        for name in names:
+            if name not in defined:
+                raise ValueError(
+                    f"trials.{what}s: no {what} is named {name!r}; "
+                    f"defined are {', '.join(sorted(defined))}"
+                )
+
+
+def plan(trials: Trials, bench: Bench, run: str, texts: ConfigTexts) -> Iterator[Job]:
+    """All jobs, problem by problem: methods that share one see the same A and noise."""
+    for problem in trials.problems:
+        for method in trials.methods:
+            gammas: Sequence[float] = [bench.problems[problem].gamma]
+            if trials.gammas is not None and bench.methods[method].prior is not None:
+                gammas = trials.gammas
+            for gamma in gammas:
+                for dataset in trials.sets or bench.sets:
+                    for seed in trials.seeds:
+                        row = Row(run, "", 0, 0, problem=problem, method=method, seed=seed)
+                        yield bench.job(replace(row, gamma=gamma), dataset, texts)
+
+
+def tasks_of(job: Job, rows: pd.DataFrame, images: Sequence[int], size: int) -> list[Task]:
+    """The images of a job that have no row yet, `size` at a time."""
+    missing = sorted(set(images) & set(job.missing(rows)))
+    row = job.template
+    return [
+        Task(row.problem, row.method, job.images.name, row, tuple(missing[i : i + size]))
+        for i in range(0, len(missing), size)
+    ]
+
+
+def current(rows: pd.DataFrame, jobs: Sequence[tuple[Job, Sequence[int]]]) -> pd.DataFrame:
+    """The rows of these jobs and images: not those of an earlier config or a larger plan."""
+    columns = ["config", "dataset", "problem", "method", "seed", "image"]
+    wanted = {
+        (row.config, job.images.name, row.problem, row.method, row.seed, job.images.image_names[i])
+        for job, images in jobs
+        for row in [job.template]
+        for i in images
+    }
+    keep = [key in wanted for key in rows[columns].itertuples(index=False, name=None)]
+    return rows[keep].reset_index(drop=True)

@@ -1,0 +1,164 @@
+"""Tasks on one process or many. Each appends to a rows file of its own; readers merge them."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.utils import save_image
+
+from evaluation.plan import Bench, Task
+from recovery.methods import Progress
+from recovery.rows import ConfigTexts, RowFile
+from recovery.trial import Trial, run_trials
+
+
+@dataclass(frozen=True)
+class Done:
+    """A task that ended: the seconds an image took, or why there are no rows of it."""
+
+    task: Task
+    seconds: float = 0.0
+    failure: str = ""
+
+
+class Worker:
+    """Performs tasks: rows into its file, the first images of a set as pictures.
+
+    Args:
+        bench: what tasks name.
+        rows: its own file.
+        pictures: folder of what recovered images look like.
+        pictured: images of every set shown there.
+    """
+
+    def __init__(self, bench: Bench, rows: Path, pictures: Path, pictured: int) -> None:
+        self.bench = bench
+        self.rows = RowFile(rows)
+        self.texts = ConfigTexts(None)
+        self.pictures = pictures
+        self.pictured = pictured
+
+    def perform(self, task: Task, progress: Progress | None = None) -> Done:
+        """Rows are on disk when this returns. Raises OSError where they cannot be written."""
+        try:
+            job = self.bench.job(task.template, task.dataset, self.texts)
+            trials = run_trials(
+                job.images.subset(task.images),
+                job.operator,
+                job.method,
+                task.template,
+                device=self.bench.device,
+                batch_size=len(task.images),
+                progress=progress,
+            )
+            for trial in trials:
+                self.save_pictures(task, trial, job.operator.linear and job.operator.A_adjoint)
+                self.rows.append(trial.rows)
+            return Done(task, trial.rows[-1].seconds)
+        except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+            # one method's failure, out of memory say, is not the others'; a rerun tries again
+            return Done(task, failure=f"{type(error).__name__}: {error}")
+
+    def save_pictures(
+        self, task: Task, trial: Trial, adjoint: Callable[[Tensor], Tensor] | bool
+    ) -> None:
+        """<problem>/<set>/<image>/{truth,measurement,<method>}.png, where the image is shown."""
+        seen = None
+        if trial.y.shape == trial.truth.shape:
+            seen = trial.y
+        elif callable(adjoint):
+            seen = adjoint(trial.y)
+        for i, index in enumerate(task.images):
+            if index >= self.pictured:
+                continue
+            folder = self.pictures / task.problem / task.dataset / f"{index:05d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            columns = {"truth": trial.truth, "measurement": seen, task.method: trial.recovery.image}
+            for name, images in columns.items():
+                if images is not None:
+                    save_image(images[i].clamp(0, 1), folder / f"{name}.png")
+
+
+def perform_all(
+    tasks: Sequence[Task],
+    make: Callable[[torch.device], Bench],
+    devices: Sequence[torch.device],
+    folder: Path,
+    pictured: int,
+    progress: Progress | None = None,
+) -> Iterator[Done]:
+    """Yields tasks as they end; one process per device, this one alone if there is one device.
+
+    Args:
+        tasks: what to do.
+        make: the bench on a device; must be picklable for several devices.
+        devices: of the processes.
+        folder: of rows and pictures.
+        pictured: see `Worker`.
+        progress: of this process alone.
+
+    Raises:
+        OSError: rows cannot be written.
+        RuntimeError: a process was killed, by lack of memory say.
+    """
+    if len(devices) == 1:
+        worker = Worker(make(devices[0]), folder / "rows.csv", folder / "pictures", pictured)
+        yield from (worker.perform(task, progress) for task in tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    places = context.SimpleQueue()
+    for index, device in enumerate(devices):
+        places.put((index, str(device)))
+    threads = max(1, (os.cpu_count() or 1) // len(devices))
+    with ProcessPoolExecutor(
+        len(devices),
+        mp_context=context,
+        initializer=_start,
+        initargs=(places, threads, make, folder, pictured),
+    ) as pool:
+        futures = [pool.submit(_perform, task) for task in tasks]
+        try:
+            yield from (future.result() for future in as_completed(futures))
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a process of the evaluation ended before its time (out of memory?). Every "
+                "finished row is kept: run the same command again, with fewer processes perhaps"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+
+
+_worker: Worker
+
+
+def _start(
+    places: "multiprocessing.queues.SimpleQueue[tuple[int, str]]",
+    threads: int,
+    make: Callable[[torch.device], Bench],
+    folder: Path,
+    pictured: int,
+) -> None:
+    """Of a new process: it ends with its parent, and leaves Ctrl-C to it."""
+    global _worker
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    index, device = places.get()
+    rows = folder / f"rows-{index}.csv"
+    _worker = Worker(make(torch.device(device)), rows, folder / "pictures", pictured)
+
+
+def _perform(task: Task) -> Done:
+    return _worker.perform(task)
