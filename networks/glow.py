@@ -64,6 +64,9 @@ class Affine(NamedTuple):
         """The convolution followed by x -> (x + shift) * scale, per channel, as one convolution."""
         return Affine(self.weight * scale.view(-1, 1, 1, 1), (self.bias + shift) * scale)
 
+    def to(self, dtype: torch.dtype) -> "Affine":
+        return Affine(self.weight.to(dtype), self.bias.to(dtype))
+
     def detached(self) -> "Affine":
         weight = self.weight.detach().clone(memory_format=torch.channels_last)
         return Affine(weight, self.bias.detach().clone())
@@ -201,6 +204,11 @@ class FoldedStep:
         weight = (self.matrix.double() * self.scale.double()).inverse().to(self.matrix.dtype)
         return Affine(weight[:, :, None, None], -self.bias)
 
+    def to(self, dtype: torch.dtype) -> "FoldedStep":
+        conv1, conv2, conv3 = (conv.to(dtype) for conv in self.net)
+        matrix, scale, bias = (t.to(dtype) for t in (self.matrix, self.scale, self.bias))
+        return FoldedStep(matrix, scale, bias, (conv1, conv2, conv3), self.stability)
+
     def detached(self) -> "FoldedStep":
         """A copy without gradients, all weight-only work done."""
         conv1, conv2, conv3 = (conv.detached() for conv in self.net)
@@ -253,6 +261,11 @@ class FoldedGlow:
                 x = self._run(step.inverse, x)
             x = F.pixel_shuffle(x, 2)
         return x
+
+    def to(self, dtype: torch.dtype) -> "FoldedGlow":
+        """The same weights in another precision; what they determine is computed again in it."""
+        steps = [[step.to(dtype) for step in level] for level in self.steps]
+        return FoldedGlow(self.image_shape, steps, self.recompute)
 
     def _run(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
         if self.recompute and torch.is_grad_enabled():

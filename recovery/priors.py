@@ -38,6 +38,8 @@ class InvertibleNetwork(Protocol):
 
     def inverse(self, z: Tensor) -> Tensor: ...
 
+    def to(self, dtype: torch.dtype) -> "InvertibleNetwork": ...
+
 
 class FlowPrior:
     """An invertible prior: every image has a latent, so nothing is out of its range.
@@ -63,6 +65,10 @@ class FlowPrior:
         """image (B, C, H, W) in [0, 1] -> latent (B, n), log-likelihood (B,) in nats."""
         latent, log_det = self.network.forward(image - 0.5)
         return latent, standard_normal_log_prob(latent) + log_det
+
+    def double(self) -> "FlowPrior":
+        """The same prior in float64."""
+        return FlowPrior(self.network.to(torch.float64), self.name, self.fingerprint)
 
     def initial_latent(self, seeds: list[int], std: float) -> Tensor:
         """(B, n) on the CPU, N(0, std^2), row i from the i-th seed. std 0 is the paper's start."""

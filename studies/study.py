@@ -1,0 +1,94 @@
+"""A study: a question about priors that recovered images alone do not answer.
+
+`compute` makes tables, `findings` and `figures` read nothing but those: a report is drawn again
+from the saved CSV files without computing anything.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from recovery.priors import FlowPrior, Prior
+from recovery.trial import ImageSet
+
+Tables = dict[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an evaluation hands to its studies.
+
+    Args:
+        priors: by the name the config gives them; a FlowPrior or a GanPrior.
+        sets: held-out images by the name of their set, uint8 (N, C, H, W).
+        rows: all recoveries of this evaluation (columns of `recovery.rows`); may be empty.
+        device: of the priors.
+        folder: where pictures may be written (PNG); they are never published.
+    """
+
+    priors: Mapping[str, Prior]
+    sets: Mapping[str, ImageSet]
+    rows: pd.DataFrame
+    device: torch.device
+    folder: Path
+
+    def prior(self, name: str) -> Prior:
+        """Raises ValueError where there is none of this name."""
+        if name not in self.priors:
+            names = ", ".join(self.priors) or "none"
+            raise ValueError(f"no prior named {name!r}: there are {names}")
+        return self.priors[name]
+
+    def flow(self, name: str) -> FlowPrior:
+        """Raises ValueError where there is none of this name, or it is not invertible."""
+        prior = self.prior(name)
+        if not isinstance(prior, FlowPrior):
+            raise ValueError(f"the prior {name!r} must be a flow: {prior.name} is not invertible")
+        return prior
+
+    def first_images(self, dataset: str, count: int, prior: Prior) -> ImageSet:
+        """The first `count` images of a set, or all; every study sees the same ones.
+
+        Raises:
+            ValueError: there is no such set, or its images are not of the prior's shape.
+        """
+        if dataset not in self.sets:
+            names = ", ".join(self.sets) or "none"
+            raise ValueError(f"no set of images named {dataset!r}: there are {names}")
+        images = self.sets[dataset]
+        shape = tuple(images.images.shape[1:])
+        if shape != prior.image_shape:
+            raise ValueError(f"{dataset}'s images are {shape}, {prior.name}'s {prior.image_shape}")
+        return images.subset(range(min(count, len(images.images))))
+
+
+class Study(ABC):
+    """A question about priors. Its options name priors and sets by their names in `Given`."""
+
+    title: str  # as the report heads it
+
+    def check(self, given: Given) -> None:  # noqa: B027 - by default nothing is needed
+        """Raises ValueError naming what is missing, before anything slow."""
+
+    @abstractmethod
+    def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
+        """The slow part. Its tables are saved as CSV; they are all that the rest sees."""
+
+    @abstractmethod
+    def findings(self, tables: Tables) -> list[str]:
+        """Plain sentences with the numbers (n, ±), for the report's head."""
+
+    @abstractmethod
+    def figures(self, tables: Tables) -> dict[str, Figure]:
+        """Caption -> figure, in the colours of whatever rcParams are in force."""
+
+
+def unit_range(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 (N, C, H, W) -> float32 in [0, 1] on `device`."""
+    return images.to(device).float() / 255
