@@ -13,23 +13,41 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.status import Status
 
 from callbacks.progress import image_bar
 from datamodules.faces import DATA_ROOT_VARIABLE
 from datamodules.shards import ShardIndex, load_images
-from evaluation.outcome import details, sample_sheets, study_section, study_tables, to_wandb
-from evaluation.plan import Bench, NamedMethod, Trials, current, plan, require_defined, tasks_of
-from evaluation.pool import Done, Task, perform_all
+from evaluation.outcome import (
+    details,
+    names_in,
+    sample_sheets,
+    study_section,
+    study_tables,
+    to_wandb,
+)
+from evaluation.plan import (
+    Bench,
+    NamedMethod,
+    Task,
+    Trials,
+    current,
+    plan,
+    require_defined,
+    tasks_of,
+)
+from evaluation.pool import perform_all
+from evaluation.time_left import TimeLeft
 from lightning_modules import load_prior
 from recovery.experiments import recovery_section
 from recovery.page import Section, write_markdown, write_page
@@ -41,6 +59,8 @@ from studies.study import Given, Study, Tables
 
 DEFAULTS = Path(__file__).parent / "configs" / "evaluate" / "defaults.yaml"
 ATTRIBUTES_VARIABLE = "INVERTIBLE_PRIORS_ATTRIBUTES"
+# tqdm's own estimate takes every image for equally slow; TimeLeft does not
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 @dataclass(frozen=True)
@@ -98,6 +118,11 @@ class Evaluation:
     @property
     def folder(self) -> Path:
         return Path(self.root) / self.name
+
+    @property
+    def pictured(self) -> int:
+        """Images of every set to keep pictures of: none where one problem is solved often."""
+        return self.pictures if self.trials.gammas is None else 0
 
     def devices(self) -> list[torch.device]:
         """One entry per process."""
@@ -186,7 +211,7 @@ def read_evaluation(arguments: list[str] | None = None, text: str | None = None)
     """From the command line, or from a resolved config's text."""
     made = parser()
     config = made.parse_args(arguments) if text is None else made.parse_string(text)
-    values = made.instantiate_classes(config).as_dict()
+    values = made.instantiate(config).as_dict()
     values.pop("config", None)
     return Evaluation(**values)
 
@@ -284,47 +309,18 @@ def perform(
             bar.update(len(done.task.images))
             if done.failure:
                 task = done.task
-                failures.append(
-                    f"{task.method} on {task.problem}, {task.dataset}: {done.failure}"
-                )
+                failures.append(f"{task.method} on {task.problem}, {task.dataset}: {done.failure}")
     return failures
 
 
-class TimeLeft:
-    """An estimate: methods differ by factors of a thousand, so each by its own seconds per image.
-
-    Args:
-        tasks: all that will be done.
-        rows: earlier ones, whose seconds count until there are newer.
-        processes: that share the tasks.
-    """
-
-    def __init__(self, tasks: Sequence[Task], rows: pd.DataFrame, processes: int) -> None:
-        self.images: dict[str, int] = {}
-        for task in tasks:
-            self.images[task.method] = self.images.get(task.method, 0) + len(task.images)
-        self.seconds = rows.groupby("method")["seconds"].median().to_dict() if len(rows) else {}
-        self.processes = processes
-        self.last = tasks[0].method
-
-    def count(self, done: Done) -> None:
-        self.last = done.task.method
-        self.images[self.last] -= len(done.task.images)
-        if not done.failure:
-            self.seconds[self.last] = done.seconds
-
-    def __str__(self) -> str:
-        waiting = {method for method, images in self.images.items() if images}
-        known = sum(self.images[m] * self.seconds[m] for m in waiting & self.seconds.keys())
-        unknown = waiting - self.seconds.keys()
-        about = f"about {_duration(known / self.processes)} left"
-        return about + (f" without {', '.join(sorted(unknown))}" if unknown else "")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def givens(evaluation: Evaluation, bench: Bench, rows: pd.DataFrame) -> dict[str, Given]:
+    """What each study is given."""
+    attributes = attribute_table(evaluation)
+    pictures = evaluation.folder / "pictures-of-studies"
+    return {
+        name: Given(bench.priors, bench.sets, rows, bench.device, pictures / name, attributes)
+        for name in evaluation.studies
+    }
 
 
 def run_studies(
@@ -332,16 +328,102 @@ def run_studies(
 ) -> tuple[list[Section], dict[str, Tables]]:
     """Sections of the studies, from tables on disk where these are up to date."""
     sections, tables = [], {}
-    attributes = attribute_table(evaluation)
-    for name, study in evaluation.studies.items():
-        pictures = evaluation.folder / "pictures-of-studies" / name
-        pictures.mkdir(parents=True, exist_ok=True)
-        given = Given(bench.priors, bench.sets, rows, bench.device, pictures, attributes)
+    for name, given in givens(evaluation, bench, rows).items():
+        study = evaluation.studies[name]
+        given.folder.mkdir(parents=True, exist_ok=True)
         used = {p: bench.priors[p].fingerprint for p in names_in(study, evaluation.priors)}
         folder = evaluation.folder / "studies" / name
         with Console(stderr=True).status(f"{name} ...") as status:
-            tables[name] = study_tables(
-                study, given, folder, used, lambda text, n=name: status.update(f"{n}: {text}")
-            )
-        sections.append(study_section(study, tables[name], pictures))
+
+            def show(text: str, name: str = name, status: Status = status) -> None:
+                status.update(f"{name}: {text}")
+
+            tables[name] = study_tables(study, given, folder, used, show)
+        sections.append(study_section(study, tables[name], given.folder))
     return sections, tables
+
+
+def report(
+    evaluation: Evaluation, rows: pd.DataFrame, sections: list[Section], failures: list[str]
+) -> Path:
+    """Write report.html and report.md; print the summary. Returns the page's path."""
+    folder, title = evaluation.folder, evaluation.title or evaluation.name
+    if len(rows):
+        sheets = sample_sheets(folder, evaluation.trials.methods, evaluation.trials.problems)
+        recovered = recovery_section("Recovery", rows, evaluation.published)
+        sections = [replace(recovered, pictures=sheets), *sections]
+    summary = [f"Not recovered: {failure}" for failure in failures]
+    summary += [sentence for section in sections for sentence in section.sentences]
+    about = details(rows, evaluation.devices(), evaluation.trials.seeds)
+    page = folder / "report.html"
+    write_page(page, title, summary, sections, about)
+    write_markdown(folder / "report.md", title, summary, sections, about)
+    Console(width=None if sys.stdout.isatty() else 110).print(
+        Markdown((folder / "report.md").read_text())
+    )
+    for path, what in ((page, "the report"), (folder / "rows.csv", "one row per recovered image")):
+        if path.exists():
+            print(f"{path}: {what}")
+    return page
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Raises ValueError if another evaluation is at work in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another evaluate.py is at work in {folder}: wait for it, or choose another name"
+            ) from error
+        yield
+
+
+def evaluate(evaluation: Evaluation, text: str) -> list[str]:
+    """Run an evaluation. Returns what failed, a line each."""
+    bench = make_bench(evaluation, evaluation.devices()[0])
+    for name, given in givens(evaluation, bench, pd.DataFrame()).items():
+        try:
+            evaluation.studies[name].check(given)
+        except ValueError as error:
+            raise ValueError(f"studies.{name}: {error}") from error
+    with alone_in(evaluation.folder):
+        rows, failures = recover(evaluation, text, bench)
+        sections, tables = run_studies(evaluation, bench, rows)
+        page = report(evaluation, rows, sections, failures)
+        if evaluation.wandb != "disabled":
+            flat = {f"{n}/{k}": t for n, of in tables.items() for k, t in of.items()}
+            name, mode = evaluation.name, evaluation.wandb
+            to_wandb(evaluation.project, name, mode, evaluation.folder, rows, page, flat)
+    return failures
+
+
+def main(arguments: list[str] | None = None) -> None:
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    made = parser()
+    config = made.parse_args(arguments)
+    try:
+        text = made.dump(config, skip_unset=False)
+        failures = evaluate(read_evaluation(text=text), text)
+    except (ValueError, FileNotFoundError, RuntimeError, OSError) as error:
+        if os.environ.get("INVERTIBLE_PRIORS_TRACEBACK"):
+            raise
+        sys.exit(fail(f"error: {error}"))
+    except KeyboardInterrupt:
+        sys.exit(fail("interrupted: finished rows are kept, the same command does the rest", 130))
+    if failures:
+        sys.exit(fail("not recovered:\n  " + "\n  ".join(failures), 1))
+
+
+def fail(message: str, status: int = 2) -> int:
+    print(message, file=sys.stderr)
+    if status == 2:
+        print("(INVERTIBLE_PRIORS_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()

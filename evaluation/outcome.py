@@ -5,7 +5,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,13 @@ def study_tables(
     Args:
         study, given: what and from what.
         folder: of its tables.
-        fingerprints: of the priors, by name.
+        fingerprints: of the priors it uses, by name.
         progress: is told what the study is doing.
     """
-    text = json.dumps(describe(study), sort_keys=True, default=str)
-    depends: dict[str, Any] = {
-        "study": text,
-        "priors": {name: of for name, of in fingerprints.items() if f'"{name}"' in text},
-    }
+    depends: dict[str, Any] = {"study": describe(study), "priors": fingerprints}
     if study.reads_rows:
         depends["rows"] = sorted(given.rows["config"].unique()), len(given.rows)
-    identity = json.dumps(depends, sort_keys=True)
+    identity = json.dumps(depends, sort_keys=True, default=str)
     about = folder / "study.json"
     if about.exists() and (saved := json.loads(about.read_text()))["identity"] == identity:
         return {name: pd.read_csv(folder / TABLE.format(name)) for name in saved["tables"]}
@@ -55,6 +51,12 @@ def study_tables(
         table.to_csv(folder / TABLE.format(name), index=False)
     about.write_text(json.dumps({"identity": identity, "tables": list(tables)}))
     return {name: pd.read_csv(folder / TABLE.format(name)) for name in tables}
+
+
+def names_in(study: Study, names: Iterable[str]) -> list[str]:
+    """Which of these (of priors, of sets) are among the options of a study."""
+    text = json.dumps(describe(study), default=str)
+    return [name for name in names if json.dumps(name) in text]
 
 
 def study_section(study: Study, tables: Tables, pictures: Path) -> Section:
@@ -69,7 +71,7 @@ def study_section(study: Study, tables: Tables, pictures: Path) -> Section:
 
 
 def sample_sheets(folder: Path, methods: Sequence[str], problems: Sequence[str]) -> dict[str, Path]:
-    """Caption -> PNG of truth, measurement and recoveries, a row an image, a sheet a problem and set.
+    """Caption -> PNG: truth, measurement, recoveries; a row an image, a sheet a problem and set.
 
     Only images that every method has recovered.
     """
@@ -100,7 +102,9 @@ def sample_sheets(folder: Path, methods: Sequence[str], problems: Sequence[str])
     return sheets
 
 
-def details(rows: pd.DataFrame, devices: Sequence[torch.device], seeds: Sequence[int]) -> dict[str, str]:
+def details(
+    rows: pd.DataFrame, devices: Sequence[torch.device], seeds: Sequence[int]
+) -> dict[str, str]:
     """What a reader needs to judge and repeat it: command, versions, seeds, hardware."""
     names = {
         torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
@@ -109,7 +113,8 @@ def details(rows: pd.DataFrame, devices: Sequence[torch.device], seeds: Sequence
     return {
         "command": f"python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "devices": f"{len(devices)} process(es) on {', '.join(sorted(names))}, {os.cpu_count()} cores",
+        "hardware": f"{', '.join(sorted(names))}, {os.cpu_count()} cores",
+        "processes": str(len(devices)),
         "seeds": ", ".join(map(str, seeds)),
         "recovered images": f"{len(rows):,}",
         "seconds per image": ", ".join(

@@ -47,13 +47,14 @@ class Normal(Start):
 
 @dataclass(frozen=True)
 class OnSphere(Start):
-    """A random direction of the given norm; a typical latent has norm sqrt(n)."""
+    """A random direction of norm `radius` sqrt(n): at radius 1 that of a typical latent."""
 
-    norm: float
+    radius: float
 
     def __call__(self, prior: Any, y: Tensor, operator: Operator, seeds: Sequence[int]) -> Tensor:
         directions = normal(seeds, (prior.latent_dim,))
-        return self.norm * directions / directions.norm(dim=1, keepdim=True)
+        norm = self.radius * prior.latent_dim**0.5
+        return norm * directions / directions.norm(dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)

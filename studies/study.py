@@ -30,6 +30,7 @@ class Given:
         rows: all recoveries of this evaluation (columns of `recovery.rows`); may be empty.
         device: of the priors.
         folder: where pictures may be written (PNG); they are never published.
+        attributes: what images show, by name (see `studies.bias.read_attributes`), if known.
     """
 
     priors: Mapping[str, Prior]
@@ -37,6 +38,7 @@ class Given:
     rows: pd.DataFrame
     device: torch.device
     folder: Path
+    attributes: pd.DataFrame | None = None
 
     def prior(self, name: str) -> Prior:
         """Raises ValueError where there is none of this name."""
@@ -69,9 +71,15 @@ class Given:
 
 
 class Study(ABC):
-    """A question about priors. Its options name priors and sets by their names in `Given`."""
+    """A question about priors. Its options name priors and sets by their names in `Given`.
 
-    title: str  # as the report heads it
+    Attributes:
+        title: as the report heads it.
+        reads_rows: whether it depends on the evaluation's rows.
+    """
+
+    title: str
+    reads_rows: bool = False
 
     def check(self, given: Given) -> None:  # noqa: B027 - by default nothing is needed
         """Raises ValueError naming what is missing, before anything slow."""

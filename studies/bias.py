@@ -1,0 +1,214 @@
+"""Does a prior recover some people worse than others? (the paper's dataset bias, as numbers)"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from studies.study import Given, Study, Tables
+
+SMALL = 50  # images below which a group's mean is not to be relied on
+DRAWS = 2000  # of the bootstrap
+GROUP = ["attribute", "problem", "method"]
+
+
+def read_attributes(path: Path) -> pd.DataFrame:
+    """A table of 0 / 1 attributes, indexed by image name without extension.
+
+    CelebA's -1 / 1 are read as 0 / 1.
+
+    Raises:
+        ValueError: the file is missing, or has no column `name`.
+    """
+    try:
+        table = pd.read_csv(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"attributes: there is no file {path}") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"attributes: {path} is no CSV table ({error})") from error
+    if "name" not in table:
+        raise ValueError(f"attributes: {path} has no column 'name'")
+    names = table["name"].astype(str).str.replace(r"\.[^.]*$", "", regex=True)
+    return table.drop(columns="name").set_index(names).replace(-1, 0)
+
+
+def require_attributes(table: pd.DataFrame, attributes: Sequence[str]) -> None:
+    for attribute in attributes:
+        if attribute not in table:
+            raise ValueError(
+                f"there is no attribute {attribute!r} in the table; it has "
+                f"{', '.join(map(str, table.columns))}"
+            )
+
+
+def balanced(
+    names: Sequence[str], table: pd.DataFrame, attributes: Sequence[str], per_group: int
+) -> list[int]:
+    """Positions of the first images that give each attribute `per_group` with and without it.
+
+    Fewer where there are not so many. Raises ValueError if the table knows none of the images, or
+    not the attribute.
+    """
+    require_attributes(table, attributes)
+    known = [index for index, name in enumerate(names) if name in table.index]
+    if not known:
+        raise ValueError(
+            f"the attribute table names none of the {len(names)} images ({names[0]}, ...); it "
+            f"names {', '.join(map(str, table.index[:2]))}, ..."
+        )
+    values = table.loc[[names[index] for index in known], list(attributes)].to_numpy()
+    chosen = set()
+    for column in values.T:
+        for value in (0, 1):
+            chosen |= {known[i] for i in np.flatnonzero(column == value)[:per_group]}
+    return sorted(chosen)
+
+
+class Bias(Study):
+    """PSNR of images with an attribute minus PSNR of those without it, per method and problem.
+
+    A prior without bias has differences like those of methods that were trained on nothing: what
+    such a method also shows is that these images are harder, not that the prior is unfair to
+    them. So each difference is also given relative to a reference method's on the same images.
+    Intervals are of the bootstrap over images, within groups (Efron & Tibshirani 1993, chapter 13).
+
+    Args:
+        attributes: columns of the attribute table, as `Eyeglasses`; `not No_Beard` turns one round.
+        reference: a method that needs no training.
+    """
+
+    title = "Recovery of images with and without an attribute"
+    reads_rows = True
+
+    def __init__(self, attributes: list[str], reference: str = "lasso-dct") -> None:
+        self.attributes = attributes
+        self.reference = reference
+
+    def check(self, given: Given) -> None:
+        if given.attributes is None:
+            raise ValueError("the study of bias needs an attribute table: set attributes")
+        require_attributes(given.attributes, [column(a) for a in self.attributes])
+
+    def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
+        assert given.attributes is not None
+        psnr = given.rows.groupby(["problem", "method", "image"])["psnr"].mean().unstack("image")
+        psnr = psnr.loc[:, psnr.columns.isin(given.attributes.index)]
+        if psnr.empty:
+            raise ValueError(
+                "the attribute table names none of the recovered images: is it of another set?"
+            )
+        rows = []
+        for attribute in self.attributes:
+            shown = given.attributes.loc[psnr.columns, column(attribute)].to_numpy() == 1
+            if attribute.startswith("not "):
+                shown = ~shown
+            for problem in psnr.index.unique("problem"):
+                progress(f"{attribute}, {problem}")
+                of_problem = psnr.loc[problem]
+                for method, values in of_problem.iterrows():
+                    relative = (
+                        values - of_problem.loc[self.reference]
+                        if (self.reference in of_problem.index)
+                        else values * np.nan
+                    )
+                    rows.append(
+                        {
+                            "attribute": attribute,
+                            "problem": problem,
+                            "method": method,
+                            **compare(values.to_numpy(), shown, ""),
+                            **compare(relative.to_numpy(), shown, "relative_"),
+                        }
+                    )
+        return {"bias": pd.DataFrame(rows)}
+
+    def findings(self, tables: Tables) -> list[str]:
+        table = tables["bias"]
+        sentences = []
+        for method, group in table[table["method"] != self.reference].groupby("method", sort=False):
+            group = group[~group["small"]]
+            worse = group[group["relative_high"] < 0]
+            better = group[group["relative_low"] > 0]
+            mean = group["relative_difference"].mean()
+            spread = group["relative_difference"].abs().mean()
+            if np.isnan(mean):
+                continue
+            sentences.append(
+                f"{method}: relative to {self.reference} on the same images, PSNR with the "
+                f"attribute minus without is {mean:+.2f} dB on average (size {spread:.2f} dB) over "
+                f"{len(group)} pairs of attribute and problem; significantly below 0 in "
+                f"{len(worse)}, above in {len(better)} (95% bootstrap intervals)."
+            )
+        small = table[table["small"]]
+        for attribute, group in small.groupby("attribute", sort=False):
+            count = int(group[["with", "without"]].to_numpy().min())
+            sentences.append(f"{attribute}: a group of only {count} images, too small to rely on.")
+        return sentences
+
+    def figures(self, tables: Tables) -> dict[str, Figure]:
+        table = tables["bias"]
+        problems = list(dict.fromkeys(table["problem"]))
+        methods = list(dict.fromkeys(table["method"]))
+        figure = Figure(
+            figsize=(4.4 * len(problems), 0.9 + 0.16 * len(methods) * (len(self.attributes) + 1)),
+            layout="constrained",
+        )
+        panels = figure.subplots(1, len(problems), squeeze=False, sharey=True)[0]
+        for axes, problem in zip(panels, problems, strict=True):
+            axes.axvline(0, linewidth=0.8, color="grey")
+            for index, method in enumerate(methods):
+                rows = table[(table["problem"] == problem) & (table["method"] == method)]
+                heights = np.arange(len(rows)) + 0.8 * (index / max(1, len(methods)) - 0.5)
+                middle = rows["difference"]
+                axes.errorbar(
+                    middle,
+                    heights,
+                    xerr=[middle - rows["low"], rows["high"] - middle],
+                    fmt="o",
+                    markersize=3,
+                    capsize=2,
+                    color=f"C{index}",
+                    label=method,
+                )
+            axes.set(title=problem, xlabel="PSNR with minus without (dB)")
+            axes.set_yticks(range(len(self.attributes)), self.attributes)
+            axes.invert_yaxis()
+            axes.grid(alpha=0.3)
+        panels[0].legend(fontsize=7)
+        return {
+            "Mean PSNR of images with the attribute minus without; bars are 95% intervals": figure
+        }
+
+
+def column(attribute: str) -> str:
+    return attribute.removeprefix("not ")
+
+
+def compare(values: np.ndarray, shown: np.ndarray, prefix: str) -> dict[str, float | int | bool]:
+    """Mean of the images that show an attribute minus that of the others, with its 95% interval.
+
+    Args:
+        values: (N,) of images; NaN where there is none.
+        shown: (N,) bool.
+        prefix: of the keys of what is returned.
+    """
+    known = ~np.isnan(values)
+    having, lacking = values[known & shown], values[known & ~shown]
+    counts = {"with": len(having), "without": len(lacking)} if not prefix else {}
+    if not prefix:
+        counts["small"] = min(len(having), len(lacking)) < SMALL
+    if not len(having) or not len(lacking):
+        nothing = dict.fromkeys(("difference", "low", "high"), np.nan)
+        return {**counts, **{prefix + key: value for key, value in nothing.items()}}
+    random = np.random.default_rng(0)
+    draws = [
+        group[random.integers(len(group), size=(DRAWS, len(group)))].mean(axis=1)
+        for group in (having, lacking)
+    ]
+    low, high = np.quantile(draws[0] - draws[1], [0.025, 0.975])
+    found = {"difference": having.mean() - lacking.mean(), "low": low, "high": high}
+    if not prefix:
+        counts |= {"psnr_with": having.mean(), "psnr_without": lacking.mean()}
+    return {**counts, **{prefix + key: float(value) for key, value in found.items()}}
