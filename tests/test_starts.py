@@ -1,0 +1,81 @@
+"""Where a latent search begins."""
+
+import pytest
+import torch
+
+from networks.glow import Glow
+from recovery.lasso import Lasso
+from recovery.latent_search import LatentSearch
+from recovery.linear import Adjoint
+from recovery.operators import Denoising, GaussianSensing
+from recovery.priors import FlowPrior
+from recovery.rows import describe
+from recovery.seeds import generator
+from recovery.starts import Encoded, Normal, NullSpace, OnSphere, Start
+
+SHAPE = (3, 8, 8)
+IMAGES = torch.rand(2, *SHAPE, generator=generator("starts"))
+
+
+def glow() -> FlowPrior:
+    torch.manual_seed(0)
+    network = Glow(image_size=8, steps=2, levels=2, hidden=8)
+    network.initialize(torch.rand(16, *SHAPE) - 0.5)
+    return FlowPrior(network.frozen(), "glow")
+
+
+def test_a_sphere_has_its_radius_in_units_of_a_typical_latent() -> None:
+    operator = Denoising(SHAPE, 0.0)
+    z = OnSphere(0.5)(glow(), IMAGES, operator, [1, 2])
+    assert torch.allclose(z.norm(dim=1), torch.tensor(0.5 * 192**0.5))
+    assert torch.equal(OnSphere(0.5)(glow(), IMAGES, operator, [2])[0], z[1])
+
+
+def test_an_encoded_start_is_the_latent_of_what_the_other_method_recovers() -> None:
+    prior, operator = glow(), Denoising(SHAPE, 0.0)
+    z = Encoded(Adjoint())(prior, IMAGES, operator, [1, 2])
+    assert torch.allclose(prior.decode(z), IMAGES, atol=1e-4)
+
+
+def test_the_null_space_start_fits_y_and_is_as_far_from_the_truth_as_asked() -> None:
+    prior, operator = glow(), GaussianSensing(SHAPE, m=60)
+    y = operator.A(IMAGES)
+    z = NullSpace(2.0).knowing(IMAGES)(prior, y, operator, [1, 2])
+    x = prior.decode(z)
+    assert torch.allclose(operator.A(x), y, atol=1e-3)
+    assert torch.allclose((x - IMAGES).flatten(1).norm(dim=1), torch.tensor(2.0), atol=1e-3)
+
+
+def test_where_everything_is_seen_the_null_space_start_is_the_truth() -> None:
+    prior, operator = glow(), Denoising(SHAPE, 0.0)
+    z = NullSpace().knowing(IMAGES)(prior, IMAGES, operator, [1, 2])
+    assert torch.allclose(prior.decode(z), IMAGES, atol=1e-4)
+
+
+def test_a_search_is_not_shown_the_truth_unless_it_is_a_diagnostic() -> None:
+    prior, operator = glow(), GaussianSensing(SHAPE, m=60)
+    y = operator.A(IMAGES)
+    search = LatentSearch(prior, start=NullSpace(), evaluations=2)
+    with pytest.raises(ValueError, match="was not shown"):
+        search.recover(y, operator)
+    found = search.knowing(IMAGES).recover(y, operator)
+    assert found.status == ("converged", "converged")  # it begins at an image that fits y
+    assert search.start == NullSpace()  # and is itself as it was
+    plain = LatentSearch(prior, evaluations=2)
+    assert torch.equal(
+        plain.knowing(IMAGES).recover(y, operator).image, plain.recover(y, operator).image
+    )
+
+
+def test_starts_are_told_apart_in_the_configuration() -> None:
+    starts: list[Start] = [
+        *(Normal(0.0), Normal(0.1), OnSphere(0.1), NullSpace(1.0), NullSpace(2.0)),
+        *(Encoded(Lasso(basis="dct")), Encoded(Lasso(basis="haar"))),
+    ]
+    described = {str(describe(LatentSearch(glow(), start=start))["start"]) for start in starts}
+    assert len(described) == len(starts)
+
+
+def test_a_negative_deviation_is_refused() -> None:
+    with pytest.raises(ValueError, match="std must be at least 0, got -1"):
+        Normal(-1.0)
