@@ -47,7 +47,8 @@ def model_card(
         "sha256 of the weights": f"`{record['sha256']}`",
         "made with": f"{record['project']}, torch {record['torch']}",
     }
-    where = " and the folder of its data as `--data.root`" * ("root" in config["data"]["init_args"])
+    has_root = "root" in config["data"]["init_args"]
+    where = " and the folder of its data as `--data.root`" if has_root else ""
     table = "\n".join(f"| {what} | {cell(value)} |" for what, value in facts.items())
     return f"""# {name}
 
