@@ -223,7 +223,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="runs/NAME, or a checkpoint file in it")
     add("out", type=Path, metavar="OUT", help="folder to make; an export there is replaced")
     add("--half", action="store_true", help="float16 weights; refused if that changes the prior")
-    stated = {"metavar": "TEXT", "default": "not stated"}
+    stated: dict[str, Any] = {"metavar": "TEXT", "default": "not stated"}
     add("--data", **stated, help="for the model card: what it was trained on")
     add("--licence", **stated, help="for the model card: of the weights, and of the data")
     add("--hardware", **stated, help="for the model card: what it was trained on, how long")
