@@ -16,8 +16,7 @@ def load_prior(checkpoint: str | Path | None) -> FlowPrior:
     """The prior of RUN/checkpoints/NAME.ckpt, or without one `toy_glow`."""
     if checkpoint is None:
         return FlowPrior(toy_glow().frozen(), "glow")
-    path = Path(checkpoint)
-    return lightning_modules.load_prior(path.parent.parent, path.stem)
+    return lightning_modules.load_prior(checkpoint)
 
 
 def toy_glow() -> Glow:

@@ -161,19 +161,22 @@ class Adversarial(ClockedModule):
         """The generator to evaluate: the moving average where there is one."""
         return self.generator if self.average is None else self.average
 
-    def prior(self) -> GanPrior:
-        """A frozen float32 snapshot of the prior, on the module's device.
+    def prior_network(self) -> nn.Module:
+        """A copy of the generator to evaluate.
 
         While it grows, its images are those of the present stage, enlarged. BatchNorm's statistics
         are those of fixed latents: running ones lag behind the weights and differ between ranks.
         """
-        name = type(self.generator).__module__.rsplit(".", 1)[-1].replace("_", "-")
-        network = copy.deepcopy(self.averaged).requires_grad_(False)
+        network = copy.deepcopy(self.averaged)
         seeds = [seed_from("calibrate", index) for index in range(CALIBRATION_LATENTS)]
         calibrate(network, normal(seeds, (network.latent_dim,)).to(self.device))
         if self.growth is not None:
             network = network.at(*self.stage)
-        return GanPrior(network.eval(), name, fingerprint(network.state_dict()))
+        return network
+
+    def prior(self) -> GanPrior:
+        """A frozen float32 snapshot of the prior, on the module's device."""
+        return gan_prior(self.prior_network(), self.images_seen)
 
     @torch.no_grad()
     def samples(self, count: int) -> Tensor:
@@ -412,6 +415,13 @@ class Adversarial(ClockedModule):
                 f"{ours}. Use the growth it was trained with."
             )
         self.optimised_stage = checkpoint["optimised_stage"]
+
+
+def gan_prior(network: nn.Module, images_seen: int) -> GanPrior:
+    """The prior of a generator that has been trained on so many images; freezes it."""
+    name = type(network).__module__.rsplit(".", 1)[-1].replace("_", "-")
+    weights = fingerprint(network.state_dict())
+    return GanPrior(network.requires_grad_(False).eval(), name, weights, images_seen)
 
 
 @contextmanager

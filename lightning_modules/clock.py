@@ -33,6 +33,10 @@ class ClockedModule(pl.LightningModule):
         """(C, H, W) of the images it trains on."""
         raise NotImplementedError
 
+    def prior_network(self) -> nn.Module:
+        """The network whose prior it hands out: the moving average where there is one."""
+        raise NotImplementedError
+
     def prior(self) -> Prior:
         """A frozen float32 snapshot of the prior, on the module's device."""
         raise NotImplementedError
@@ -101,15 +105,29 @@ class ClockedModule(pl.LightningModule):
 
 def require_same_architecture(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
     """Raise ValueError naming the first parameter that is missing, extra or of another shape."""
+    difference = first_difference(ours, theirs)
+    if difference is not None:
+        name, here, there = difference
+        raise ValueError(
+            f"The checkpoint is of another architecture: {name} is {there} in the checkpoint "
+            f"and {here} in this config. Use the config it was trained with, or another "
+            "run.name."
+        )
+
+
+def first_difference(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> tuple[str, tuple[int, ...] | str, tuple[int, ...] | str] | None:
+    """(name, our shape, their shape) of the first tensor whose shapes differ, or None.
+
+    The shape of a tensor that one side lacks is "absent".
+    """
     for name in [*ours, *theirs]:
         here = tuple(ours[name].shape) if name in ours else "absent"
         there = tuple(theirs[name].shape) if name in theirs else "absent"
         if here != there:
-            raise ValueError(
-                f"The checkpoint is of another architecture: {name} is {there} in the checkpoint "
-                f"and {here} in this config. Use the config it was trained with, or another "
-                "run.name."
-            )
+            return name, here, there
+    return None
 
 
 def warmup_then_decay(

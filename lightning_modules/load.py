@@ -1,38 +1,74 @@
-"""A trained prior from its run directory, in one call."""
+"""A trained prior in one call: from a run of train.py, one of its checkpoints, or an export."""
 
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from lightning_modules.clock import ClockedModule
-from recovery.priors import Prior
+from lightning_modules.clock import ClockedModule, require_same_architecture
+from lightning_modules.exported import PRIORS, RECORD, WEIGHTS, kind_of, read_export
+from recovery.priors import FlowPrior, GanPrior
 
 
-def load_prior(
-    run_directory: str | Path, checkpoint: str = "last", device: str | torch.device = "cpu"
-) -> Prior:
-    """The prior of a run: the moving average where there is one, frozen, on `device`.
+def load_prior(path: str | Path, device: str | torch.device = "cpu") -> FlowPrior | GanPrior:
+    """The prior, frozen, on `device`; its `images_seen` says how long it was trained.
 
     Args:
-        run_directory: a run of `train.py`.
-        checkpoint: `last` or `best`.
+        path: a run of `train.py` (its last checkpoint is taken), a checkpoint of a run
+            (`runs/NAME/checkpoints/best.ckpt`), or a folder made by `lightning_modules.export`.
+            A run names the classes it is made of: load only runs you trust. Of an export, no code
+            is run but that of `networks/`.
         device: of the prior and the latents and measurements it is used with.
 
     Raises:
-        FileNotFoundError: no such run or checkpoint.
+        FileNotFoundError: naming the file that is missing.
+        ValueError: a file is damaged, or does not fit the others; see `read_export`.
     """
-    run_directory = Path(run_directory)
-    path = run_directory / "checkpoints" / f"{checkpoint}.ckpt"
-    for needed in (run_directory / "config.yaml", path):
+    path = Path(path)
+    if (path / RECORD).exists() or (path / WEIGHTS).exists():
+        return read_export(path, device)
+    module = load_run(path).module
+    network = module.prior_network().to(device)  # made on the CPU: the same weights on any device
+    return PRIORS[kind_of(network)](network, module.images_seen)
+
+
+class TrainedRun(NamedTuple):
+    """A run at one of its checkpoints."""
+
+    module: ClockedModule
+    config: dict[str, Any]  # config.yaml's, all defaults of the model resolved
+    directory: Path
+
+
+def load_run(path: Path) -> TrainedRun:
+    """A run, or one of its checkpoints, on the CPU. Raises as `load_prior` does."""
+    checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    directory = checkpoint.parent.parent
+    for needed in (checkpoint, directory / "config.yaml"):
         if not needed.exists():
-            raise FileNotFoundError(f"{needed} is missing: is {run_directory} a run of train.py?")
-    config = yaml.safe_load((run_directory / "config.yaml").read_text())
+            raise FileNotFoundError(
+                f"{needed} is missing: {path} is no run of train.py, checkpoint of one or export"
+            )
+    config = yaml.safe_load((directory / "config.yaml").read_text())
     parser = ArgumentParser()
     parser.add_subclass_arguments(ClockedModule, "model")
-    module = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
-    saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    resolved = parser.parse_object({"model": config["model"]})
+    module = parser.instantiate_classes(resolved).model
+    saved = read_checkpoint(checkpoint)
+    require_same_architecture(module.state_dict(), saved["state_dict"])
     module.load_state_dict(saved["state_dict"])
     module.on_load_checkpoint(saved)
-    return module.to(device).prior()
+    return TrainedRun(module, config | {"model": resolved.model.as_dict()}, directory)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (EOFError, RuntimeError, UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint of train.py") from error
+    if not isinstance(saved, dict) or not {"images_seen", "state_dict"} <= saved.keys():
+        raise ValueError(f"{path} is damaged or no checkpoint of train.py")
+    return saved

@@ -87,11 +87,12 @@ class MaximumLikelihood(ClockedModule):
         """The network to evaluate: the moving average where there is one."""
         return self.network if self.average is None else self.average
 
+    def prior_network(self) -> nn.Module:
+        return self.averaged
+
     def prior(self) -> FlowPrior:
         """A frozen float32 snapshot of the prior, on the module's device."""
-        network = self.averaged
-        name = type(network).__name__.lower()
-        return FlowPrior(network.frozen(), name, fingerprint(network.state_dict()))  # type: ignore[operator]
+        return flow_prior(self.averaged, self.images_seen)
 
     @torch.no_grad()
     def samples(self, count: int) -> Tensor:
@@ -191,3 +192,10 @@ class MaximumLikelihood(ClockedModule):
         if self.average is not None and self.ema_half_life is not None:
             images = self.images_since_average()
             move_average(self.average, self.network, images, self.images_seen, self.ema_half_life)
+
+
+def flow_prior(network: nn.Module, images_seen: int) -> FlowPrior:
+    """A frozen snapshot of a flow that has been trained on so many images."""
+    name = type(network).__name__.lower()
+    frozen = network.frozen()  # type: ignore[operator]
+    return FlowPrior(frozen, name, fingerprint(network.state_dict()), images_seen)

@@ -48,12 +48,16 @@ class FlowPrior:
         network: a frozen flow on images in [-0.5, 0.5] (`Glow.frozen()`).
         name: of the kind of network.
         fingerprint: of its weights.
+        images_seen: in training, by all ranks together.
     """
 
-    def __init__(self, network: InvertibleNetwork, name: str, fingerprint: str = "") -> None:
+    def __init__(
+        self, network: InvertibleNetwork, name: str, fingerprint: str = "", images_seen: int = 0
+    ) -> None:
         self.network = network
         self.name = name
         self.fingerprint = fingerprint
+        self.images_seen = images_seen
         self.latent_dim = network.latent_dim
         self.image_shape = network.image_shape
 
@@ -83,12 +87,16 @@ class GanPrior:
             and `image_shape`; frozen, in evaluation mode.
         name: of the kind of network.
         fingerprint: of its weights.
+        images_seen: in training, by all ranks together.
     """
 
-    def __init__(self, network: nn.Module, name: str, fingerprint: str = "") -> None:
+    def __init__(
+        self, network: nn.Module, name: str, fingerprint: str = "", images_seen: int = 0
+    ) -> None:
         self.network = network
         self.name = name
         self.fingerprint = fingerprint
+        self.images_seen = images_seen
         self.latent_dim: int = network.latent_dim  # type: ignore[assignment]
         self.image_shape: tuple[int, int, int] = network.image_shape  # type: ignore[assignment]
 

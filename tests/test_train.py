@@ -498,7 +498,7 @@ def test_a_prior_is_loaded_from_its_run(tiny: list[str]) -> None:
     texts = (cli.run.directory / "configs.jsonl").read_text()
     assert prior.fingerprint in texts and rows["config"].iloc[-1] in texts
     with pytest.raises(FileNotFoundError, match="is missing"):
-        load_prior(cli.run.directory, "first")
+        load_prior(cli.run.directory / "checkpoints/first.ckpt")
 
 
 @pytest.mark.slow

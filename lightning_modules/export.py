@@ -1,0 +1,250 @@
+"""Export a trained prior: python -m lightning_modules.export runs/NAME OUT
+
+OUT is a folder with the weights (safetensors), what they are (prior.json) and a model card.
+`load_prior(OUT)` reads it; see docs/training.md.
+"""
+
+import argparse
+import json
+import sys
+import tomllib
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.card import model_card
+from lightning_modules.exported import (
+    CARD,
+    FORMAT,
+    RECORD,
+    SAMPLE_TOLERANCE,
+    WEIGHTS,
+    build_prior,
+    decode_samples,
+    kind_of,
+    network_class,
+    pooled,
+    read_export,
+)
+from lightning_modules.load import TrainedRun, load_run
+from recovery.priors import FlowPrior, GanPrior
+
+NETWORKS = {"flow": "network", "gan": "generator"}  # their keys in a run's config
+TEMPERATURES = {"flow": 0.7, "gan": 1.0}  # of the sample's latent
+COMPARED = 4  # images that half precision is compared on
+# Largest root mean square error of an image that half precision may make, of values from 0 to 1:
+DECODING_ERROR = 1e-2  # a PSNR of 40 dB; trained networks are at 70 and more
+INVERSION_ERROR = 1e-3  # 60 dB: what encoding and decoding must keep of an image
+
+
+def export_prior(
+    checkpoint: str | Path,
+    out: str | Path,
+    half: bool = False,
+    data: str = "not stated",
+    licence: str = "not stated",
+    hardware: str = "not stated",
+) -> dict[str, Any]:
+    """Write the prior of a run to the folder `out`; returns what its prior.json says.
+
+    The folder appears whole or not at all, and has been read back before it does.
+
+    Args:
+        checkpoint: a run of train.py (its last checkpoint is taken) or a checkpoint of one.
+        out: folder to make. An export that is there is replaced.
+        half: store weights in float16, half the size.
+        data, licence, hardware: for the model card: what it was trained on, under which licence
+            the weights may be used, on what it was trained.
+
+    Raises:
+        FileNotFoundError: no such run or checkpoint.
+        FileExistsError: `out` holds something else than an export.
+        ValueError: a generator is still growing, a network is not of `networks/`, half precision
+            changes the prior by more than `DECODING_ERROR` or `INVERSION_ERROR`, or samples are
+            not finite.
+    """
+    out = Path(out)
+    require_replaceable(out)
+    run = load_run(Path(checkpoint))
+    network = run.module.prior_network()
+    record = describe(run, network)
+    exact = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    stored = halved(exact) if half else exact
+    prior, _ = build_prior(record, stored)
+    if half:
+        require_close(build_prior(record, exact)[0], prior)
+    content = safetensors.torch.save(stored)
+    record |= {
+        "precision": "float16" if half else "float32",
+        "fingerprint": prior.fingerprint,
+        "sha256": sha256(content).hexdigest(),
+        **describe_sample(prior, TEMPERATURES[record["kind"]]),
+    }
+    card = model_card(out.name, record, run.config, data, licence, hardware)
+    write(out, content, record, card)
+    return record
+
+
+def describe(run: TrainedRun, network: nn.Module) -> dict[str, Any]:
+    """What prior.json says of a run's network, but for its weights."""
+    kind = kind_of(network)
+    named = run.config["model"]["init_args"][NETWORKS[kind]]
+    if type(network) is not network_class(named["class_path"]):
+        raise ValueError(
+            f"the generator of {run.directory} is still growing after "
+            f"{run.module.images_seen:,} images: it can be exported once it has its final size"
+        )
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "class_path": named["class_path"],
+        "init_args": named["init_args"],
+        "image_shape": list(run.module.image_shape),
+        "latent_dim": network.latent_dim,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "images_seen": run.module.images_seen,
+        "bits_per_dim": validation_bits(run.directory / "metrics.jsonl", run.module.images_seen),
+        "bits": getattr(run.module, "bits", None),
+        "project": project_version(),
+        "torch": str(torch.__version__),
+    }
+
+
+def validation_bits(path: Path, images_seen: int) -> dict[str, float]:
+    """Bits per dimension by held-out set when so many images had been seen; {} if not known."""
+    bits: dict[str, float] = {}
+    whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
+    for line in map(json.loads, whole.splitlines()):  # a line being written is left out
+        if line.get("images_seen") == images_seen:
+            found = {k: v for k, v in line.items() if k.startswith("bits_per_dim/")}
+            bits |= {name.removeprefix("bits_per_dim/"): value for name, value in found.items()}
+    return bits
+
+
+def project_version() -> str:
+    path = Path(__file__).parent.parent / "pyproject.toml"
+    project = tomllib.loads(path.read_text())["project"]
+    return f"{project['name']} {project['version']}"
+
+
+def describe_sample(prior: FlowPrior | GanPrior, temperature: float) -> dict[str, Any]:
+    """A sample that tells whether a prior read elsewhere is this one; see `require_same_sample`."""
+    image = decode_samples(prior, temperature)
+    if not image.isfinite().all():
+        raise ValueError("the prior is not exported: its samples are not finite")
+    return {
+        "sample_temperature": temperature,
+        "sample_tolerance": SAMPLE_TOLERANCE,
+        "sample_sha256": sha256(image.contiguous().numpy().tobytes()).hexdigest(),
+        "sample": [round(value, 6) for value in pooled(image).tolist()],
+    }
+
+
+# --- half precision ----------------------------------------------------------------------------
+
+
+def halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Floats in float16; counts and flags as they are."""
+    half = {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
+    for name, tensor in half.items():
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"half precision cannot hold {name}, whose largest value is "
+                f"{tensors[name].abs().max().item():.3g}: export without --half"
+            )
+    return half
+
+
+@torch.no_grad()
+def require_close(exact: FlowPrior | GanPrior, half: FlowPrior | GanPrior) -> None:
+    """Raise ValueError, with the worst image's error, if half precision changes the prior.
+
+    Errors are root mean squares over an image, what a PSNR is made of: by that much an image in a
+    GAN's range moves out of reach. A flow reaches every image still, if it inverts as well.
+    """
+    temperature = TEMPERATURES["flow" if isinstance(exact, FlowPrior) else "gan"]
+    images = decode_samples(exact, temperature, COMPARED)
+    decoded = decode_samples(half, temperature, COMPARED)
+    errors = [("decoding", worst_error(decoded, images), DECODING_ERROR)]
+    if isinstance(half, FlowPrior):
+        images = images.clamp(0, 1)
+        inverted = half.decode(half.encode(images)[0])
+        error = worst_error(inverted, images)
+        errors.append(("encoding and decoding", error, INVERSION_ERROR))
+    for what, error, allowed in errors:
+        if not error <= allowed:
+            raise ValueError(
+                f"half precision changes this prior: {what} is off by {error:.2g} (root mean "
+                f"square over the worst image), allowed {allowed:g}. Export without --half"
+            )
+
+
+def worst_error(images: Tensor, truth: Tensor) -> float:
+    return (images - truth).square().mean(dim=(1, 2, 3)).sqrt().max().item()
+
+
+# --- the folder ----------------------------------------------------------------------------------
+
+
+def require_replaceable(out: Path) -> None:
+    """Raise FileExistsError unless `out` is free, or an export and nothing else."""
+    if out.exists() or out.is_symlink():
+        found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        if RECORD not in found or found - {RECORD, WEIGHTS, CARD}:
+            raise FileExistsError(f"{out} exists and is not an export alone: name another folder")
+
+
+def write(out: Path, content: bytes, record: dict[str, Any], card: str) -> None:
+    """Write the folder beside its place, read it back, and move it there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
+        new = Path(beside) / out.name
+        new.mkdir()
+        (new / WEIGHTS).write_bytes(content)
+        lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items())
+        (new / RECORD).write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        (new / CARD).write_text(card)
+        read_export(new)
+        if out.exists():
+            out.rename(Path(beside) / "replaced")
+        new.rename(out)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    about = "Writes a trained prior to a folder that load_prior reads: see docs/training.md."
+    parser = argparse.ArgumentParser("python -m lightning_modules.export", description=about)
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="runs/NAME, or a checkpoint file in it")
+    add("out", type=Path, metavar="OUT", help="folder to make; an export there is replaced")
+    add("--half", action="store_true", help="float16 weights; refused if that changes the prior")
+    stated: dict[str, Any] = {"metavar": "TEXT", "default": "not stated"}
+    add("--data", **stated, help="for the model card: what it was trained on")
+    add("--licence", **stated, help="for the model card: of the weights, and of the data")
+    add("--hardware", **stated, help="for the model card: what it was trained on, how long")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 2 an error that the message explains."""
+    args = parse(argv)
+    try:
+        record = export_prior(**vars(args))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    size = (args.out / WEIGHTS).stat().st_size / 1e6
+    print(
+        f"{args.out}: {record['class_path']}, {record['images_seen']:,} images seen, "
+        f"{record['precision']}, {size:.1f} MB, fingerprint {record['fingerprint']}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

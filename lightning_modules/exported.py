@@ -1,0 +1,202 @@
+"""What an exported prior is on disk, and reading one: weights.safetensors, prior.json, README.md.
+
+No pickle is read and no class is named but those of `networks/`, so that an export of unknown
+origin runs no code of its own.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from lightning_modules.adversarial import gan_prior
+from lightning_modules.clock import first_difference
+from lightning_modules.maximum_likelihood import flow_prior
+from recovery.priors import FlowPrior, GanPrior
+from recovery.seeds import normal, seed_from
+
+FORMAT = 1  # of prior.json; raised when an older version could no longer read it
+WEIGHTS, RECORD, CARD = "weights.safetensors", "prior.json", "README.md"
+SAMPLE_SIDE = 8  # pixels a side that the sample is averaged down to
+SAMPLE_TOLERANCE = 1e-3  # of its values, from 0 to 1; kernels of other machines differ by 1e-5
+PRIORS: dict[str, Callable[[nn.Module, int], FlowPrior | GanPrior]] = {
+    "flow": flow_prior,
+    "gan": gan_prior,
+}
+FIELDS: dict[str, type] = {  # of prior.json that reading needs
+    "kind": str,
+    "class_path": str,
+    "init_args": dict,
+    "image_shape": list,
+    "latent_dim": int,
+    "images_seen": int,
+    "sha256": str,
+    "sample": list,
+    "sample_temperature": float,
+    "sample_tolerance": float,
+}
+
+
+def read_export(folder: Path, device: str | torch.device = "cpu") -> FlowPrior | GanPrior:
+    """The prior of an exported folder, on `device`. It is checked on the CPU first.
+
+    Weights stored in half precision are used in float32; the fingerprint is of these.
+
+    Raises:
+        FileNotFoundError: naming the file that is missing.
+        ValueError: prior.json is damaged, of another format, or names no network of `networks/`;
+            the weights are damaged, not those it describes, or of another architecture; or the
+            prior does not decode the sample's latent to the sample.
+    """
+    record = read_record(folder / RECORD)
+    tensors = read_weights(folder / WEIGHTS, record["sha256"])
+    try:
+        prior, network = build_prior(record, tensors)
+        require_same_sample(prior, record)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    if torch.device(device).type == "cpu":
+        return prior
+    return PRIORS[record["kind"]](network.to(device), record["images_seen"])
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """prior.json, of this format, with all that reading needs."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing")
+    try:
+        record = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if record.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is of format {record.get('format')}; this version reads format {FORMAT}"
+        )
+    for name, kind in FIELDS.items():
+        if not isinstance(record.get(name), kind):
+            raise ValueError(f"{path} is damaged: {name} is missing or no {kind.__name__}")
+    return record
+
+
+def read_weights(path: Path, expected: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file of this sha256; bytes checked are bytes used."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing")
+    content = path.read_bytes()
+    try:
+        tensors = safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, cut or no safetensors file ({error})") from error
+    found = sha256(content).hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"{path} is not the file that {RECORD} describes: its sha256 is {found}, "
+            f"expected {expected}"
+        )
+    return tensors
+
+
+# --- the network -----------------------------------------------------------------------------
+
+
+def build_prior(
+    record: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> tuple[FlowPrior | GanPrior, nn.Module]:
+    """The prior of a record and weights by name, in float32, and its network."""
+    network = build_network(record["class_path"], record["init_args"])
+    if not hasattr(network, "latent_dim") or kind_of(network) != record["kind"]:
+        raise ValueError(f"{record['class_path']} makes no prior of the kind {record['kind']!r}")
+    said = tuple(record["image_shape"]), record["latent_dim"]
+    if (network.image_shape, network.latent_dim) != said:
+        raise ValueError(
+            f"{record['class_path']} has image shape and latent length "
+            f"{network.image_shape, network.latent_dim}, and {RECORD} says {said}"
+        )
+    difference = first_difference(network.state_dict(), tensors)
+    if difference is not None:
+        name, here, there = difference
+        raise ValueError(
+            f"{WEIGHTS} is of another architecture than {RECORD}: {name} is {there} in the "
+            f"weights and {here} in the network"
+        )
+    network.load_state_dict(tensors)
+    return PRIORS[record["kind"]](network, record["images_seen"]), network
+
+
+def build_network(class_path: str, init_args: Mapping[str, Any]) -> nn.Module:
+    """An untrained network; an argument that is a dataclass is given as its fields."""
+    cls = network_class(class_path)
+    hints = get_type_hints(cls.__init__)
+    try:
+        return cls(
+            **{
+                name: hints[name](**value) if is_dataclass(hints.get(name)) else value
+                for name, value in init_args.items()
+            }
+        )
+    except Exception as error:  # whatever values from a file make it raise
+        raise ValueError(f"{class_path} cannot be built from its init_args: {error}") from error
+
+
+def network_class(class_path: str) -> type[nn.Module]:
+    """A class defined in a file of `networks/`. Raises ValueError for any other, importing none."""
+    named = re.fullmatch(r"(networks\.[a-z][a-z0-9_]*)\.([A-Z][A-Za-z0-9]*)", class_path)
+    try:
+        found = getattr(import_module(named[1]), named[2], None) if named else None
+    except ModuleNotFoundError:
+        found = None
+    if not (
+        named
+        and isinstance(found, type)
+        and issubclass(found, nn.Module)
+        and found.__module__ == named[1]
+    ):
+        raise ValueError(
+            f"{class_path!r} is no network of networks/: no other is exported or loaded"
+        )
+    return found
+
+
+def kind_of(network: nn.Module) -> str:
+    return "flow" if hasattr(network, "frozen") else "gan"
+
+
+# --- the sample --------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def decode_samples(prior: FlowPrior | GanPrior, temperature: float, count: int = 1) -> Tensor:
+    """(count, C, H, W) of a prior on the CPU, from latents that never change."""
+    seeds = [seed_from("exported sample", index) for index in range(count)]
+    return prior.decode(temperature * normal(seeds, (prior.latent_dim,)))
+
+
+def pooled(image: Tensor) -> Tensor:
+    """The image (1, C, H, W), clamped and averaged to 8 x 8 pixels: (C * 64,)."""
+    return F.adaptive_avg_pool2d(image.clamp(0, 1), SAMPLE_SIDE).flatten()
+
+
+def require_same_sample(prior: FlowPrior | GanPrior, record: Mapping[str, Any]) -> None:
+    """Raise ValueError if the sample is not the record's.
+
+    Kernels round differently on other machines, so that averages are compared with a tolerance;
+    the record's exact hash of the sample is to look at only.
+    """
+    ours = pooled(decode_samples(prior, record["sample_temperature"]))
+    theirs = torch.tensor(record["sample"])
+    error = (ours - theirs).abs().max().item() if ours.shape == theirs.shape else float("nan")
+    if not error <= record["sample_tolerance"]:
+        raise ValueError(
+            f"the sample is another image than when it was exported: off by {error:.2g}, allowed "
+            f"{record['sample_tolerance']:g}. Has {record['class_path']} changed since?"
+        )
