@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from recovery.seeds import normal, seed_from
 from studies.study import Given, Study, Tables, unit_range
@@ -107,10 +108,13 @@ class LatentNorm(Study):
         for axes in (histogram, scatter):
             axes.axvline(root, color="0.5", linestyle=":", label=r"$\sqrt{n}$")
             axes.set(xlabel=r"$\|z\|$", xscale="log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.grid(alpha=0.3)
         histogram.set(ylabel="images")
         scatter.set(ylabel="log-likelihood (nats per dimension)")
-        histogram.legend(fontsize=7)
+        scatter.legend(fontsize=7, loc="lower left")
         return {"Latent norms of clean, noisy and foreign images, and their likelihood.": figure}
 
 

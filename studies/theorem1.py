@@ -50,7 +50,7 @@ def best_bound(s: Tensor, m: int) -> float:
     Halko, Martinsson & Tropp 2011, theorem 10.5, with rank k and oversampling m - k.
     """
     tails = s.square().flip(0).cumsum(0).flip(0)  # tails[k] = sum_{i>k} s_i^2
-    k = torch.arange(2, m - 1, device=s.device)
+    k = torch.arange(2, m - 1, dtype=s.dtype, device=s.device)
     return ((1 + k / (m - k - 1)) * tails[2 : m - 1]).min().item()
 
 
@@ -181,7 +181,9 @@ class Theorem1(Study):
             axes.fill_between(m, rows["lower"], rows["upper"], alpha=0.15, color="C0")
             axes.plot(m, rows["upper"], "-", color="C0", label="upper bound")
             axes.plot(m, rows["best_bound"], "--", color="C2", label="best (k, p) bound")
-            axes.errorbar(m, rows["mean"], rows["sem"], fmt="C1o", markersize=3, label="error")
+            axes.errorbar(
+                m, rows["mean"], rows["sem"], fmt="C1o", markersize=3, label="Monte Carlo"
+            )
             axes.plot(m, rows["lower"], "-.", color="C0", label="lower bound")
             axes.set(title=f"{name}, n = {rows['n'].iloc[0]:,}", xlabel="m / n", yscale="log")
             axes.grid(alpha=0.3)

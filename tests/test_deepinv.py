@@ -74,9 +74,7 @@ def operator(name: str) -> Operator:
 
 def images(count: int, size: int = 16) -> Tensor:
     coarse = torch.rand(count, 3, 4, 4, generator=generator("deepinv test"))
-    return torch.nn.functional.interpolate(
-        coarse, size=size, mode="bilinear", align_corners=True
-    )
+    return torch.nn.functional.interpolate(coarse, size=size, mode="bilinear", align_corners=True)
 
 
 def glow() -> FlowPrior:
