@@ -57,8 +57,11 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def image_means(images: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The same of what `per_image` returns, per group `by`; with ssim_sem and psnr_hole_sem."""
-    table = images.groupby(list(by), sort=False).agg(
+    """The same of what `per_image` returns, per group `by`.
+
+    More columns: psnr_hole_sem, ssim_sem, tried (images with no PSNR among them).
+    """
+    table = images.groupby(list(by), sort=False, dropna=False).agg(
         psnr=("psnr", "mean"),
         sem=("psnr", "sem"),
         psnr_hole=("psnr_hole", "mean"),
@@ -66,6 +69,7 @@ def image_means(images: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         ssim=("ssim", "mean"),
         ssim_sem=("ssim", "sem"),
         images=("psnr", "count"),
+        tried=("psnr", "size"),
         not_converged=("not_converged", "sum"),
         diverged=("diverged", "sum"),
         seconds=("seconds", "mean"),
