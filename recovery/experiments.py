@@ -7,46 +7,22 @@ of its standard errors.
 
 import itertools
 import math
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
 
 from recovery.page import Section
-from recovery.report import GROUP, MARKERS, image_means, per_image
+from recovery.plots import SET, SIDE, best_first, gamma_figures, m_figures, method_figures
+from recovery.report import GROUP, image_means, per_image
 
 Layout = Literal["m", "gamma", "methods"]
 
-SIDE = {"in": "in distribution", "out": "out of distribution"}
 UNSQUARED = "v1-2019"  # penalised ||z||: its gamma means the same as ours at 0 alone
-M_TICKS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-SET_MARKERS = "osDv"
 SAME_M = 0.02  # relative: m/n of other image sizes counts as the same problem's
-
-# Colour (of the cycle of `page.style`) and marker of a method, the same in every figure.
-STYLES = {
-    "glow": ("C0", "o"),
-    "dcgan": ("C1", "s"),
-    "pggan": ("C1", "P"),
-    "ia-dcgan": ("C2", "D"),
-    "ia-pggan": ("C2", "d"),
-    "deep-decoder": ("C3", "^"),
-    "deep-image-prior": ("C7", "v"),
-    "lasso-dct": ("C4", "X"),
-    "lasso-haar": ("C5", "*"),
-    "bm3d": ("C6", "h"),
-    "total-variation": ("C8", "<"),
-    "pseudo-inverse": ("C9", ">"),
-    "adjoint": ("C9", "p"),
-}
 
 
 def read_published() -> pd.DataFrame:
@@ -83,12 +59,13 @@ def recovery_section(title: str, rows: pd.DataFrame, published: pd.DataFrame, n:
     layout, images = _laid_out(per_image(rows, [*GROUP, "sigma", "gamma"]), n)
     means = image_means(images, CELL)
     beside = _beside(published, means, layout)
-    draw = {"m": _m_figures, "gamma": _gamma_figures, "methods": _method_figures}[layout]
+    draw = {"m": m_figures, "gamma": gamma_figures, "methods": method_figures}[layout]
     sentences = [*_leads(images, layout), *_failures(means)]
     if not beside.empty:
+        sizes = "" if n == beside["n"].iloc[0] else f" Ours have n = {n:,}."
         sentences.append(
-            "Dashed lines and hollow markers are the values published at 64px, of other networks, "
-            f"test images and noise; these images have n = {n:,} values, those n = 12,288."
+            "Dashed lines and hollow markers are published values, of other networks, test images "
+            f"and noise, at 64px (n = {beside['n'].iloc[0]:,} values).{sizes}"
         )
     tables = _tables(means, layout) | _published_tables(beside, layout)
     return Section(title, sentences, tables, lambda: draw(means, beside))
@@ -96,7 +73,6 @@ def recovery_section(title: str, rows: pd.DataFrame, published: pd.DataFrame, n:
 
 # --- what varies ---------------------------------------------------------------------------------
 
-SET = ["dataset", "distribution"]
 # One mean: `setting` is what text calls its problem, x its place on the axis (m/n or gamma; NaN of
 # a method without a penalty: a horizontal line), fraction is m/n.
 CELL = [*GROUP, "sigma", "gamma", "fraction", "setting", "x"]
@@ -144,10 +120,9 @@ def _beside(published: pd.DataFrame, means: pd.DataFrame, layout: Layout) -> pd.
     names = {"problem": "kind", "dataset": "name", "sigma": "noise", "gamma": "weight"}
     theirs = published.rename(columns=names).assign(share=published["m"] / published["n"])
     found = ours.merge(theirs, on=["kind", "distribution", "method"])
-    unweighted = found["weight"].isna() | found["weight"].eq(0)
-    same = unweighted | found["figure"].ne(UNSQUARED)
-    ours_and_theirs = zip(found["dataset"], found["name"], strict=True)
-    same &= np.array([a.startswith(b) for a, b in ours_and_theirs], dtype=bool)
+    same = found["weight"].isna() | found["weight"].eq(0) | found["figure"].ne(UNSQUARED)
+    both = zip(found["dataset"], found["name"], strict=True)  # celeba-test, celeba
+    same &= np.array([dataset.startswith(name) for dataset, name in both], dtype=bool)
     if "fraction" in shared:
         same &= (found["share"] / found["fraction"] - 1).abs() < SAME_M
         same &= found["kind"].ne("denoise") | np.isclose(found["noise"], found["sigma"])
@@ -205,14 +180,19 @@ def _leads(images: pd.DataFrame, layout: Layout) -> list[str]:
         images = _at_best_gamma(images)
     sentences = []
     for (dataset, distribution), of_set in images.groupby(SET, sort=False):
-        found = []
+        found: list[tuple[str, Lead]] = []
+        apart: list[str] = []
         for setting, part in of_set.groupby("setting", sort=False):
             best = lead(part.pivot_table(index="image", columns="method", values="score"))
             if best is not None:
                 found.append((setting, best))
+            elif part["method"].nunique() > 1:
+                apart.append(setting)
         clauses = []
         for winner, group in itertools.groupby(found, lambda f: f[1].clear and f[1].best):
             clauses.append(_clause(winner, list(group), layout))
+        if apart:
+            clauses.append(f"not compared {_where(apart, layout)}: no image that all recovered")
         if clauses:
             where = SIDE[distribution].capitalize()
             sentences.append(f"{where} ({dataset}): {'; '.join(clauses)}.")
@@ -325,12 +305,7 @@ def _published_tables(beside: pd.DataFrame, layout: Layout) -> dict[str, pd.Data
 
 def _ordered(cells: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """Best method first; by noise level first where there are several."""
-    return cells if layout == "gamma" else _best_first(cells)
-
-
-def _best_first(cells: pd.DataFrame) -> pd.DataFrame:
-    scores = cells.groupby("method")["psnr"].transform("mean")
-    return cells.loc[scores.sort_values(ascending=False, kind="stable").index]
+    return cells if layout == "gamma" else best_first(cells)
 
 
 def _lines(layout: Layout) -> list[str]:
@@ -340,7 +315,7 @@ def _lines(layout: Layout) -> list[str]:
 
 def _column(cell: pd.Series, layout: Layout) -> str:
     if layout == "gamma":
-        return "no γ" if math.isnan(cell["x"]) else f"γ = {cell['x']:g}"
+        return "γ not varied" if math.isnan(cell["x"]) else f"γ = {cell['x']:g}"
     return f"m/n = {cell['setting']}" if layout == "m" else str(cell["setting"])
 
 
@@ -372,164 +347,3 @@ def _mean(value: float, sem: float) -> str:
     if math.isnan(value):
         return ""
     return f"{value:.2f}" if math.isnan(sem) else f"{value:.2f} ± {sem:.2f}"
-
-
-# --- figures -------------------------------------------------------------------------------------
-
-
-def _m_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure]:
-    figures = {}
-    for value, spread, label in (("psnr", "sem", "PSNR (dB)"), ("ssim", "ssim_sem", "SSIM")):
-        theirs = beside if value == "psnr" else beside.iloc[:0]
-        for (dataset, distribution), part in means.groupby(SET, sort=False):
-            other = _of_set(theirs, dataset, distribution)
-            figure, axes = _panel()
-            _curves(axes, part, other, value, spread)
-            axes.set(xlabel="measurements, m/n", ylabel=f"mean {label}", xscale="log")
-            axes.set_ylim(_limits(means[value], theirs.get(value)))
-            axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:g}%")
-            axes.set_xticks([x for x in M_TICKS if axes.get_xlim()[0] <= x <= axes.get_xlim()[1]])
-            axes.xaxis.set_minor_locator(NullLocator())
-            _legend(figure, axes, not other.empty)
-            caption = f"{label.split()[0]} against m/n, {SIDE[distribution]} ({dataset})"
-            figures[caption + _dashed(other)] = figure
-    return figures
-
-
-def _gamma_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure]:
-    figures = {}
-    everywhere = pd.concat([means["x"], beside["x"]])
-    smallest = everywhere[everywhere > 0].min()
-    for (setting, dataset, distribution), part in means.groupby(["setting", *SET], sort=False):
-        other = _of_set(beside[beside["setting"] == setting], dataset, distribution)
-        figure, axes = _panel()
-        _curves(axes, part, other, "psnr", "sem")
-        axes.set(xlabel="weight of the penalty, γ", ylabel="mean PSNR (dB)")
-        axes.set_xscale("symlog", linthresh=smallest, linscale=0.4)  # 0 has its place
-        axes.set_xlim(left=-smallest / 4)
-        axes.xaxis.set_minor_locator(NullLocator())
-        _legend(figure, axes, not other.empty)
-        caption = f"PSNR against γ, {setting}, {SIDE[distribution]} ({dataset})"
-        figures[caption + _dashed(other)] = figure
-    return figures
-
-
-def _method_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure]:
-    figures = {}
-    for setting, part in means.groupby("setting", sort=False):
-        theirs = beside[beside["setting"] == setting]
-        if part["psnr_hole"].notna().any():
-            figure = _dots(part, beside.iloc[:0], "psnr_hole", "psnr_hole_sem")
-            figures[f"PSNR inside the hole, {setting}"] = figure
-        hollow = "; hollow: published at 64px" if not theirs.empty else ""
-        figures[f"PSNR, {setting}{hollow}"] = _dots(part, theirs, "psnr", "sem")
-    return figures
-
-
-def _curves(
-    axes: Axes, means: pd.DataFrame, published: pd.DataFrame, value: str, spread: str
-) -> None:
-    """Means against x, with standard errors; without x, a horizontal line."""
-    styles = _styles([*means["method"], *published["method"]])
-    for method, part in _best_first(means).groupby("method", sort=False):
-        colour, marker = styles[method]
-        part = part.sort_values("x")
-        if part["x"].isna().all():
-            axes.axhline(part[value].mean(), color=colour, label=method)
-            continue
-        axes.errorbar(
-            part["x"],
-            part[value],
-            part[spread].fillna(0),
-            fmt=f"{marker}-",
-            color=colour,
-            markersize=5,
-            capsize=2,
-            label=method,
-        )
-    for method, part in published.groupby("method", sort=False):
-        colour, marker = styles[method]
-        if part["x"].isna().all():
-            axes.axhline(part[value].mean(), color=colour, linestyle="--", linewidth=1)
-            continue
-        part = part.sort_values("x")
-        axes.plot(part["x"], part[value], f"{marker}--", color=colour, mfc="none", ms=5, lw=1)
-
-
-def _dots(means: pd.DataFrame, published: pd.DataFrame, value: str, spread: str) -> Figure:
-    """Methods from the best down; a set is told by its marker."""
-    order = means.groupby("method")[value].mean().sort_values(na_position="first").index
-    height = {method: place for place, method in enumerate(order)}
-    styles = _styles(order)
-    figure, axes = _panel(1.5 + 0.36 * len(order))
-    sets = list(means.groupby(SET, sort=False))
-    handles = []
-    for index, ((dataset, distribution), part) in enumerate(sets):
-        shift = 0.14 * ((len(sets) - 1) / 2 - index)
-        marker = SET_MARKERS[index % len(SET_MARKERS)]
-        label = f"{SIDE[distribution]} ({dataset})"
-        for filled, values in ((True, part), (False, _of_set(published, dataset, distribution))):
-            for _, cell in values.iterrows():
-                colour = styles[cell["method"]][0]
-                axes.errorbar(
-                    cell[value],
-                    height[cell["method"]] + shift,
-                    xerr=np.nan_to_num(cell[spread]) if filled else None,
-                    fmt=marker,
-                    color=colour,
-                    markerfacecolor=colour if filled else "none",
-                    markersize=6,
-                    capsize=2,
-                )
-        handles.append(Line2D([], [], color="C9", marker=marker, linestyle="", label=label))
-    if not published.empty:
-        label = "published at 64px"
-        handles.append(Line2D([], [], color="C9", marker="o", ls="", mfc="none", label=label))
-    axes.set_yticks(range(len(order)), order)
-    axes.set(xlabel="mean PSNR (dB)", ylim=(-0.6, len(order) - 0.4))
-    figure.legend(handles=handles, loc="outside lower left", ncols=1)
-    return figure
-
-
-def _styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker by method; variants, `glow (last)`, have the colour and other markers."""
-    styles: dict[str, tuple[str, str]] = {}
-    seen: dict[str, int] = {}
-    for name in dict.fromkeys(names):
-        base = name.split(" (")[0]
-        colour, marker = STYLES.get(base, (f"C{zlib.crc32(base.encode()) % 10}", MARKERS[0]))
-        nth = seen[base] = seen.get(base, -1) + 1
-        styles[name] = colour, marker if nth == 0 else MARKERS[nth % len(MARKERS)]
-    return styles
-
-
-def _panel(height: float = 3.9) -> tuple[Figure, Axes]:
-    """One plot as wide as a phone; a page sets several side by side."""
-    figure = Figure(figsize=(4.7, height), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(True)
-    return figure, axes
-
-
-def _legend(figure: Figure, axes: Axes, published: bool) -> None:
-    handles, _ = axes.get_legend_handles_labels()
-    if published:
-        label = "published at 64px"
-        handles.append(Line2D([], [], color="C9", marker="o", ls="--", mfc="none", label=label))
-    figure.legend(handles=handles, loc="outside lower left", ncols=2)
-
-
-def _limits(*series: pd.Series | None) -> tuple[float, float]:
-    """One range for all sets, so that their figures compare."""
-    values = pd.concat([s for s in series if s is not None]).replace(math.inf, math.nan)
-    low, high = values.min(), values.max()
-    margin = 0.06 * (high - low) or 1.0
-    return low - margin, high + margin
-
-
-def _of_set(rows: pd.DataFrame, dataset: str, distribution: str) -> pd.DataFrame:
-    return rows[rows["dataset"].eq(dataset) & rows["distribution"].eq(distribution)]
-
-
-def _dashed(published: pd.DataFrame) -> str:
-    return "" if published.empty else "; dashed: published at 64px"
