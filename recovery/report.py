@@ -8,6 +8,7 @@ import argparse
 import itertools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from recovery.rows import read_rows
+from recovery.rows import KEY, read_rows
 
 GROUP = ["problem", "m", "dataset", "distribution", "method"]
 MEASUREMENT = ["problem", "m", "sigma", "seed", "dataset", "image"]  # what two methods share
@@ -29,21 +30,48 @@ def named(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(method=rows["method"] + variant, variant="")
 
 
+def per_image(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
+    """One line per image of each group: the means over its seeds.
+
+    Columns: `by`, the rest of KEY but the seed, psnr, psnr_hole, ssim, seconds; not_converged and
+    diverged are true where they are of any seed.
+    """
+    keys = list(dict.fromkeys([*by, *KEY]))
+    keys.remove("seed")
+    failed = {
+        "not_converged": rows["status"] != "converged",
+        "diverged": rows["status"] == "diverged",
+    }
+    groups = named(rows).assign(**failed).groupby(keys, sort=False)
+    scores = groups[["psnr", "psnr_hole", "ssim", "seconds"]].mean()
+    return scores.join(groups[list(failed)].any()).reset_index()
+
+
 def means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per problem, set and method: PSNR mean and standard error, SSIM, counts.
+    """Per problem, set and method: PSNR mean and standard error, SSIM, counts of images.
 
     Columns: GROUP, psnr, sem, psnr_hole, ssim, images, not_converged, diverged, seconds.
     Averages over whatever else differs: filter to one `images_seen` first.
     """
-    groups = named(rows).groupby(GROUP, sort=False)
-    table = groups.agg(
+    return image_means(per_image(rows), GROUP)
+
+
+def image_means(images: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The same of what `per_image` returns, per group `by`.
+
+    More columns: psnr_hole_sem, ssim_sem, tried (images with no PSNR among them).
+    """
+    table = images.groupby(list(by), sort=False, dropna=False).agg(
         psnr=("psnr", "mean"),
         sem=("psnr", "sem"),
         psnr_hole=("psnr_hole", "mean"),
+        psnr_hole_sem=("psnr_hole", "sem"),
         ssim=("ssim", "mean"),
+        ssim_sem=("ssim", "sem"),
         images=("psnr", "count"),
-        not_converged=("status", lambda status: (status != "converged").sum()),
-        diverged=("status", lambda status: (status == "diverged").sum()),
+        tried=("psnr", "size"),
+        not_converged=("not_converged", "sum"),
+        diverged=("diverged", "sum"),
         seconds=("seconds", "mean"),
     )
     return table.reset_index()
