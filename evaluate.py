@@ -29,6 +29,7 @@ from callbacks.progress import image_bar
 from datamodules.faces import DATA_ROOT_VARIABLE
 from datamodules.shards import ShardIndex, load_images
 from evaluation.outcome import (
+    Mode,
     details,
     names_in,
     sample_sheets,
@@ -49,7 +50,7 @@ from evaluation.plan import (
 from evaluation.pool import perform_all
 from evaluation.time_left import TimeLeft
 from lightning_modules import load_prior
-from recovery.experiments import recovery_section
+from recovery.experiments import read_published, recovery_section
 from recovery.page import Section, write_markdown, write_page
 from recovery.priors import Prior
 from recovery.rows import ConfigTexts, RowFile, read_rows
@@ -107,7 +108,7 @@ class Evaluation:
     processes: int = 1
     batch_size: int = 16
     pictures: int = 4
-    wandb: Literal["online", "offline", "disabled"] = "disabled"
+    wandb: Mode = "disabled"
     project: str = "invertible-priors"
 
     def __post_init__(self) -> None:
@@ -350,10 +351,16 @@ def report(
     folder, title = evaluation.folder, evaluation.title or evaluation.name
     if len(rows):
         sheets = sample_sheets(folder, evaluation.trials.methods, evaluation.trials.problems)
-        recovered = recovery_section("Recovery", rows, evaluation.published)
+        published = read_published() if evaluation.published else read_published()[:0]
+        n = 3 * evaluation.image_size**2
+        recovered = recovery_section("Recovery", rows, published, n)
         sections = [replace(recovered, pictures=sheets), *sections]
     summary = [f"Not recovered: {failure}" for failure in failures]
-    summary += [sentence for section in sections for sentence in section.sentences]
+    if len(sections) == 1:  # what it found is said once
+        summary += sections[0].sentences
+        sections = [replace(sections[0], sentences=())]
+    else:
+        summary += [sentence for section in sections for sentence in section.sentences[:2]]
     about = details(rows, evaluation.devices(), evaluation.trials.seeds)
     page = folder / "report.html"
     write_page(page, title, summary, sections, about)

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -20,6 +20,7 @@ from recovery.rows import describe
 from studies.study import Given, Study, Tables
 
 TABLE = "{}.csv"
+Mode = Literal["online", "offline", "disabled"]  # of W&B
 
 
 def study_tables(
@@ -125,7 +126,13 @@ def details(
 
 
 def to_wandb(
-    project: str, name: str, mode: str, folder: Path, rows: pd.DataFrame, page: Path, tables: Tables
+    project: str,
+    name: str,
+    mode: Mode,
+    folder: Path,
+    rows: pd.DataFrame,
+    page: Path,
+    tables: Tables,
 ) -> None:
     """The summary as one run: scalars, tables, the page."""
     import wandb
