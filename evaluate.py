@@ -365,9 +365,8 @@ def report(
     page = folder / "report.html"
     write_page(page, title, summary, sections, about)
     write_markdown(folder / "report.md", title, summary, sections, about)
-    Console(width=None if sys.stdout.isatty() else 110).print(
-        Markdown((folder / "report.md").read_text())
-    )
+    text, _, _ = (folder / "report.md").read_text().partition("\n## Details")
+    Console(width=None if sys.stdout.isatty() else 110).print(Markdown(text))
     for path, what in ((page, "the report"), (folder / "rows.csv", "one row per recovered image")):
         if path.exists():
             print(f"{path}: {what}")
