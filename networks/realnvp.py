@@ -20,7 +20,7 @@ class Coupling(nn.Module):
         nn.init.zeros_(last.weight)  # starts as the identity
         nn.init.zeros_(last.bias)
         self.net = nn.Sequential(
-            nn.Linear(len(mask), hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), last
+            nn.Linear(len(mask), hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ class RealNVP(nn.Module):
     Args:
         latent_dim: n, at least 2.
         couplings: how many.
-        hidden: width of their networks, of two hidden layers (SiLU: densities without kinks).
+        hidden: width of their networks, of two hidden layers.
         max_log_scale: each scale lies between exp(-max_log_scale) and exp(max_log_scale).
 
     Raises:

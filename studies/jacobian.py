@@ -14,6 +14,7 @@ from studies.study import Given, Study, Tables, unit_range
 
 LARGEST = 12_288  # n of 64px colour: a Jacobian of 1.2 GB in float64
 OVERSAMPLING = 16  # columns beyond the rank (Halko, Martinsson & Tropp 2011, section 4.2)
+POWER_ITERATIONS = 2
 
 
 def jacobian(network: InvertibleNetwork, z: Tensor, chunk: int = 64) -> Tensor:
@@ -57,17 +58,17 @@ def singular_values(network: InvertibleNetwork, z: Tensor, chunk: int = 64) -> T
 def leading_singular_values(
     network: InvertibleNetwork, z: Tensor, rank: int, chunk: int = 64
 ) -> Tensor:
-    """The `rank` largest, from a randomised range finder with one power iteration.
+    """The `rank` largest, from a randomised range finder with power iterations.
 
-    Y = J J^T J W with W Gaussian, Q = orth(Y), and the singular values of Q^T J, which are lower
-    bounds (Halko, Martinsson & Tropp 2011, algorithms 4.4 and 5.1).
+    Q is a basis of the range of (J J^T)^2 J W with W Gaussian; the singular values of Q^T J are
+    lower bounds (Halko, Martinsson & Tropp 2011, algorithms 4.4 and 5.1).
     """
     columns = min(rank + OVERSAMPLING, len(z))
     gaussian = torch.randn(len(z), columns, generator=generator("range-finder"), dtype=z.dtype)
     found = products(network, z, gaussian.to(z.device), chunk)
-    rows = transposed_products(network, z, torch.linalg.qr(found).Q, chunk)
-    # orthogonal between products, or rounding hides the small values
-    found = products(network, z, torch.linalg.qr(rows).Q, chunk)
+    for _ in range(POWER_ITERATIONS):  # orthogonal in between, or rounding hides small values
+        rows = transposed_products(network, z, torch.linalg.qr(found).Q, chunk)
+        found = products(network, z, torch.linalg.qr(rows).Q, chunk)
     rows = transposed_products(network, z, torch.linalg.qr(found).Q, chunk)
     return torch.linalg.svdvals(rows)[:rank]
 

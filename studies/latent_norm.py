@@ -65,6 +65,7 @@ class LatentNorm(Study):
             progress(f"encode {dataset}, noise {sigma}")
             images = given.first_images(dataset, self.images, prior)
             seeds = [seed_from("latent-norm", dataset, name) for name in images.image_names]
+            # one draw per image, scaled: an image differs between the sigmas in nothing else
             noise = sigma * normal(seeds, prior.image_shape).to(given.device)
             x = unit_range(images.images, given.device) + noise
             encoded = [prior.encode(part) for part in x.split(self.batch_size)]
@@ -85,18 +86,18 @@ class LatentNorm(Study):
         n = int(table["n"].iloc[0])
         parts = []
         for name, rows in _groups(table).items():
-            finite = rows["norm"][np.isfinite(rows["norm"])]
+            finite = _finite(rows)
+            norm, likelihood = finite["norm"], finite["log_likelihood"].mean() / n
             lost = f", {len(rows) - len(finite)} not finite" if len(finite) < len(rows) else ""
-            likelihood = rows["log_likelihood"].mean() / n
             parts.append(
-                f"{name} {finite.mean():.1f} ± {finite.sem():.1f} ({likelihood:.2f} nats per "
+                f"{name} {norm.mean():.1f} ± {norm.sem():.1f} ({likelihood:.2f} nats per "
                 f"dimension, {len(rows)} images{lost})"
             )
         return [f"Latent norms, where sqrt(n) = {math.sqrt(n):.1f}: {'; '.join(parts)}."]
 
     def figures(self, tables: Tables) -> dict[str, Figure]:
         table = tables["norms"]
-        finite = table[np.isfinite(table["norm"]) & np.isfinite(table["log_likelihood"])]
+        finite = _finite(table)
         figure = Figure(figsize=(8.4, 3.6), layout="constrained")
         histogram, scatter = figure.subplots(1, 2)
         bins = np.geomspace(finite["norm"].min(), finite["norm"].max(), 50)
@@ -116,6 +117,10 @@ class LatentNorm(Study):
         scatter.set(ylabel="log-likelihood (nats per dimension)")
         scatter.legend(fontsize=7, loc="lower left")
         return {"Latent norms of clean, noisy and foreign images, and their likelihood.": figure}
+
+
+def _finite(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[np.isfinite(rows["norm"]) & np.isfinite(rows["log_likelihood"])]
 
 
 def _groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

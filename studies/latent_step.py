@@ -1,8 +1,8 @@
 """How far an image moves when its latent takes a step (the authors' dx/dz experiment).
 
-Directions towards another image's latent ("natural") move the image more than random ones: the
-anisotropy that section 5 of the paper sees in the Jacobian. The numbers drawn beside ours are the
-means of the authors' published CSV files, `studies/published/latent_step.csv`.
+Differences between two images' latents ("natural" directions) move an image more than random
+directions do: the anisotropy that section 5 of the paper sees in the Jacobian. The numbers drawn
+beside ours are means of the authors' published CSV files, `studies/published/latent_step.csv`.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,14 +25,14 @@ LENGTHS = tuple(round(0.01 + 0.79 * step / 19, 2) for step in range(20))
 class LatentStep(Study):
     """||x - G(z + step)|| against ||step||, with z = encode(x), for three kinds of direction.
 
-    natural: z - z' with z' another image's latent. uniform: the authors' random direction, of
-    entries U[0, 1), all positive. gaussian: entries N(0, 1). Images have 5 bits and uniform noise,
-    as in training and as the authors had them.
+    natural: z - z' with z' another image's latent, away from it as the authors had it. uniform:
+    the authors' random direction, of entries U[0, 1), all positive. gaussian: entries N(0, 1).
+    Images have 5 bits and uniform noise, as in training and as the authors had them.
 
     Args:
         prior: a flow.
         dataset: the set whose images are taken.
-        images: how many; each one's natural direction leads to the one before it.
+        images: how many; each one's natural direction leads away from the one before it.
         directions: random directions per image and kind, whose changes are averaged.
         lengths: of the steps.
         batch_size: images decoded at once.

@@ -80,7 +80,8 @@ class Theorem1(Study):
         percent: m in percent of n; with n = 100, m itself. Every m must be from 4 to below n.
         n: dimension of the spectra given by a formula.
         draws: matrices A per point.
-        prior: a flow whose Jacobian at an image gives one more spectrum; None for none.
+        prior: a flow; its Jacobian at an image gives one more spectrum, of the linear model that
+            is the generator near this image. None for none.
         dataset: the set whose first images are taken.
         images: how many.
         prior_draws: matrices A per point of these spectra: with n in the thousands one error is

@@ -226,6 +226,23 @@ def test_latent_step_of_a_linear_flow(given: Given) -> None:
     assert "published means give 1.44 (0.572 and 0.398" in study.findings({"steps": steps})[1]
 
 
+def test_directions_of_latent_steps() -> None:
+    images, z = image_set("celeba-val", 3), torch.randn(3, 192)
+    directions = LatentStep(directions=4)._directions(images, z)
+    assert torch.equal(directions["natural"][0, 1], z[1] - z[0])
+    assert directions["uniform"].shape == directions["gaussian"].shape == (4, 3, 192)
+    assert directions["uniform"].min() >= 0 and directions["gaussian"].mean().abs() < 0.1
+    alone = LatentStep(directions=4)._directions(images.subset([2]), z[2:])
+    assert torch.equal(alone["uniform"][:, 0], directions["uniform"][:, 2])
+
+
+def test_images_that_do_not_encode_are_counted() -> None:
+    norms = {"dataset": "a", "sigma": 0.0, "n": 4, "norm": [1.0, 3.0, math.inf]}
+    table = pd.DataFrame({**norms, "log_likelihood": [4.0, 8.0, math.nan]})
+    (said,) = LatentNorm().findings(reread({"norms": table}))
+    assert "a 2.0 ± 1.0 (1.50 nats per dimension, 3 images, 1 not finite)" in said
+
+
 def test_published_steps_are_those_of_the_defaults() -> None:
     published = pd.read_csv(PUBLISHED)
     assert sorted(published["dz_norm"].unique()) == sorted(LENGTHS)
@@ -300,7 +317,7 @@ def test_true_density_is_that_of_the_points(make: type[PointSet]) -> None:
 
 @pytest.mark.slow
 def test_toy_learns_the_density(given: Given) -> None:
-    study = RealNVPToy(steps=300, batch_size=256, points=2000, grid=60)
+    study = RealNVPToy(steps=600, batch_size=256, points=4000, grid=60)
     tables = reread(study.compute(given, print))
     scores = tables["scores"]
     assert (scores["log_likelihood"] > scores["true_log_likelihood"] - 0.8).all()
