@@ -179,6 +179,7 @@ def _leads(images: pd.DataFrame, layout: Layout) -> list[str]:
     if layout == "gamma":
         images = _at_best_gamma(images)
     sentences = []
+    compared = False
     for (dataset, distribution), of_set in images.groupby(SET, sort=False):
         found: list[tuple[str, Lead]] = []
         apart: list[str] = []
@@ -188,20 +189,20 @@ def _leads(images: pd.DataFrame, layout: Layout) -> list[str]:
                 found.append((setting, best))
             elif part["method"].nunique() > 1:
                 apart.append(setting)
-        clauses = []
-        for winner, group in itertools.groupby(found, lambda f: f[1].clear and f[1].best):
-            clauses.append(_clause(winner, list(group), layout))
+        runs = itertools.groupby(found, lambda f: f[1].clear and f[1].best)
+        clauses = [_clause(winner, list(run), layout) for winner, run in runs]
         if apart:
             clauses.append(f"not compared {_where(apart, layout)}: no image that all recovered")
         if clauses:
             where = SIDE[distribution].capitalize()
             sentences.append(f"{where} ({dataset}): {'; '.join(clauses)}.")
-    if sentences:
+        compared |= bool(found)
+    if compared:
         inside = ", inside the hole where there is one" if images["psnr_hole"].notna().any() else ""
         chosen = "; γ is each method's best on these images" if layout == "gamma" else ""
         sentences.append(
-            "A method leads where its mean difference to the next, ± its standard error over the "
-            f"same n images{inside}, exceeds two standard errors{chosen}."
+            "A method leads where its mean difference in PSNR to the next, ± its standard error "
+            f"over the same n images{inside}, exceeds two standard errors{chosen}."
         )
     return sentences
 

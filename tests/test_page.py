@@ -1,0 +1,310 @@
+"""The results page: what it claims is what the rows say, and it is whole in itself."""
+
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from recovery.experiments import Lead, lead, read_published, recovery_section
+from recovery.page import Section, write_markdown, write_page
+from recovery.report import means
+from recovery.rows import Row
+
+N = 12_288
+NOTHING = read_published().iloc[:0]
+IN = {"dataset": "celeba-test", "distribution": "in"}
+OUT = {"dataset": "ffhq-test", "distribution": "out"}
+
+
+def rows_of(method: str, psnr: list[float], **columns: object) -> list[Row]:
+    """One row per PSNR, images named by their place."""
+    values = {**IN, "problem": "denoise-0.1", "m": N, "sigma": 0.1, "status": "converged"}
+    values |= {"ssim": 0.9, "seconds": 2.0, "method": method, **columns}
+    return [
+        Row("run", "prior", 100, 1, image=str(i), psnr=p, **values)  # type: ignore[arg-type]
+        for i, p in enumerate(psnr)
+    ]
+
+
+def frame(*parts: list[Row]) -> pd.DataFrame:
+    rows = pd.DataFrame([vars(row) for part in parts for row in part])
+    return rows.astype({"psnr_hole": float, "latent_norm": float})
+
+
+def section(*parts: list[Row], published: pd.DataFrame = NOTHING) -> Section:
+    return recovery_section("Experiment", frame(*parts), published, N)
+
+
+def sensing(method: str, side: dict[str, str], levels: dict[float, list[float]]) -> list[Row]:
+    return [
+        row
+        for share, psnr in levels.items()
+        for row in rows_of(
+            method, psnr, **side, problem=f"cs-{share:.0%}", m=round(share * N), sigma=0.01
+        )
+    ]
+
+
+# --- findings ------------------------------------------------------------------------------------
+
+
+def test_a_difference_is_that_of_the_same_images() -> None:
+    rng = np.random.default_rng(0)
+    b = rng.normal(25, 3, 20)
+    a = b + rng.normal(1.0, 0.5, 20)
+    scores = pd.DataFrame({"b": b, "a": a, "never": np.nan})
+    scores.loc[3, "a"] = np.nan  # diverged: leaves the comparison
+    found = lead(scores)
+    kept = np.delete(a - b, 3)
+    assert found is not None and (found.best, found.next, found.images) == ("a", "b", 19)
+    assert found.mean == pytest.approx(kept.mean())
+    assert found.sem == pytest.approx(kept.std(ddof=1) / math.sqrt(19))
+    assert found.clear
+    assert lead(scores[["a", "never"]]) is None
+
+
+def test_no_lead_within_two_standard_errors_nor_of_one_image() -> None:
+    assert not Lead("a", "b", 0.2, 0.1, 9).clear
+    assert Lead("a", "b", 0.21, 0.1, 9).clear
+    only = lead(pd.DataFrame({"a": [30.0], "b": [20.0]}))
+    assert only is not None and not only.clear
+
+
+def test_leads_are_grouped_and_ties_are_not_claimed() -> None:
+    flow = {0.05: [20.0, 22.0, 24.0], 0.1: [26.0, 27.0, 28.0], 0.5: [33.0, 35.0, 36.0]}
+    other = {0.05: [21.0, 21.0, 24.1], 0.1: [24.0, 25.1, 25.9], 0.5: [28.0, 30.0, 31.1]}
+    text = section(sensing("glow", IN, flow), sensing("dcgan", IN, other)).sentences[0]
+    differences = [np.subtract(flow[share], other[share]) for share in flow]
+    (tie, least, most) = (
+        f"{abs(d.mean()):.2f} ± {d.std(ddof=1) / math.sqrt(3):.2f} dB (n = 3)" for d in differences
+    )
+    assert text == (
+        f"In distribution (celeba-test): no clear lead at m/n = 5%: {tie} between dcgan and glow; "
+        f"glow leads from m/n = 10% to 50%, by {least} over dcgan at 10% to {most} over dcgan "
+        "at 50%."
+    )
+
+
+def test_seeds_are_averaged_before_images() -> None:
+    once, again = rows_of("glow", [30.0, 31.0]), rows_of("glow", [34.0], seed=1)
+    table = means(frame(once, again)).iloc[0]
+    assert table["images"] == 2
+    assert table["psnr"] == pytest.approx((32.0 + 31.0) / 2)
+    assert table["sem"] == pytest.approx(0.5)
+
+
+def test_failures_are_named() -> None:
+    nan = [math.nan, math.nan]
+    diverged = rows_of("dcgan", nan, status="diverged", **OUT)
+    slow = rows_of("glow", [30.0], status="budget")
+    sentences = section(slow, rows_of("glow", [28.0, 29.0], **OUT), diverged).sentences
+    assert (
+        "Diverged: dcgan 2 of 2 recoveries (most at denoise-0.1, out of distribution: 2 of 2)."
+        in sentences
+    )
+    (rest,) = [s for s in sentences if s.startswith("Not converged")]
+    assert "glow 1 of 3" in rest and "dcgan 2 of 2" in rest
+    assert not any("leads" in s for s in sentences)
+    assert "Every recovery converged." in section(rows_of("glow", [30.0])).sentences
+
+
+def test_methods_without_an_image_in_common_are_not_compared() -> None:
+    late = [Row(**{**vars(row), "image": "z"}) for row in rows_of("dcgan", [20.0])]
+    text = section(rows_of("glow", [30.0]), late).sentences[0]
+    assert text.endswith("not compared on denoise-0.1: no image that all recovered.")
+
+
+def test_inpainting_is_judged_inside_the_hole() -> None:
+    hole = {"problem": "inpaint-centre", "m": 11_205, "sigma": 0.0}
+    whole = rows_of("a", [35.0, 36.0, 37.0], psnr_hole=20.0, **hole)
+    inside = rows_of("b", [30.0, 31.0, 32.0], psnr_hole=24.0, **hole)
+    shown = section(whole, inside)
+    assert "b leads a by 4.00 ± 0.00 dB (n = 3) on inpaint-centre" in shown.sentences[0]
+    assert list(shown.figures()) == ["PSNR inside the hole, inpaint-centre", "PSNR, inpaint-centre"]
+
+
+# --- layouts -------------------------------------------------------------------------------------
+
+
+def test_the_best_gamma_is_compared_and_named() -> None:
+    sweep = [rows_of("glow", [p - 0.5, p, p + 0.5], gamma=g) for g, p in ((0, 22), (0.01, 30))]
+    bm3d = rows_of("bm3d", [28.0, 29.0, 29.0])
+    shown = section(*sweep, bm3d)
+    assert "glow at γ = 0.01 leads bm3d by 1.33" in shown.sentences[0]
+    ((caption, figure),) = shown.figures().items()
+    assert caption == "PSNR against γ, denoise-0.1, in distribution (celeba-test)"
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "symlog"
+    (line,) = [line for line in axes.lines if len(set(line.get_ydata())) == 1]  # type: ignore[arg-type]
+    assert line.get_ydata()[0] == pytest.approx(86 / 3)  # type: ignore[index]
+    (table,) = shown.tables.values()
+    assert list(table.columns[:5]) == ["noise", "method", "γ not varied", "γ = 0", "γ = 0.01"]
+
+
+def test_in_and_out_of_distribution_share_colours_and_range() -> None:
+    levels = {0.1: [20.0, 21.0], 0.5: [30.0, 31.0]}
+    parts = [sensing(m, side, levels) for side in (IN, OUT) for m in ("glow", "dcgan")]
+    figures = section(*parts, published=read_published()).figures()
+    assert [c.split(",")[0] for c in figures] == ["PSNR against m/n"] * 2 + ["SSIM against m/n"] * 2
+    inside, outside, *_ = (figure.axes[0] for figure in figures.values())
+    assert inside.get_ylim() == outside.get_ylim()
+    assert "published at 64px" in next(iter(figures)) and "published" not in list(figures)[2]
+    legend = [t.get_text() for t in next(iter(figures.values())).legends[0].get_texts()]
+    assert legend == ["glow", "dcgan", "published at 64px"]
+    assert {line.get_color() for line in inside.lines} == {
+        line.get_color() for line in outside.lines
+    }
+    (dashed,) = [
+        line for line in outside.lines if line.get_linestyle() == "--" and line.get_color() == "C0"
+    ]
+    published = read_published().query(
+        "figure == 'icml-2020' and problem == 'cs' and dataset == 'ffhq' and method == 'glow'"
+    )
+    np.testing.assert_allclose(dashed.get_ydata(), published.sort_values("m")["psnr"])
+
+
+def test_what_was_published_of_other_problems_is_not_drawn() -> None:
+    def tables(**columns: object) -> list[str]:
+        shown = section(rows_of("glow", [30.0], **columns), published=read_published())
+        return [caption for caption in shown.tables if "Published" in caption]
+
+    assert tables(gamma=0.01) and not tables(gamma=0.3)  # a gamma they have, and not
+    assert not tables(sigma=0.15, gamma=0.01)
+    assert not tables(dataset="faces-val", gamma=0.01)
+    centre = {"sigma": 0.0, "problem": "inpaint-centre"}
+    assert tables(m=11_205, **centre) and not tables(m=6_144, **centre)
+    assert not tables(m=11_205, gamma=0.01, **centre)  # theirs weighs ||z||, not its square
+
+
+def test_every_published_number_is_there() -> None:
+    published = read_published()
+    counts = published.groupby(["figure", "problem"]).size().to_dict()
+    assert counts == {
+        ("icml-2020", "cs"): 82,
+        ("icml-2020", "denoise"): 40,
+        ("v1-2019", "cs"): 165,
+        ("v1-2019", "denoise"): 184,
+        ("v1-2019", "initialisation"): 68,
+        ("v1-2019", "inpaint"): 52,  # of 54 runs two failed
+        ("v1-2019-squared", "denoise"): 17,
+    }
+    assert published["psnr"].notna().all() and (published["n"] == N).all()
+    glow = published.query("figure == 'icml-2020' and method == 'glow' and dataset == 'celeba'")
+    assert glow.query("m == 5000")["psnr"].item() == 37.21
+    assert set(published["distribution"][published["dataset"] == "ffhq"]) == {"out"}
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+def line() -> dict[str, Figure]:
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([0, 1], [0, 1])
+    return {"A line <b>": figure}
+
+
+SPECIAL = Section(
+    "Noise & <others>",
+    ["'a' < \"b\" & c <script>"],
+    {"Cells | <td>": pd.DataFrame({"name": ["x|y", "<i>"], "value": [0.000123456, 12345.6]})},
+    line,
+)
+PAGE = (
+    "Title <1>",
+    ["summary & first"],
+    [SPECIAL],
+    {"Command": "python evaluate.py \\\n  --x '<y>'"},
+)
+
+
+class Reader(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_the_page_is_whole_in_itself(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", *PAGE)
+    text = (tmp_path / "page.html").read_text()
+    page = Reader(text)
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert len(ids) == len([1 for _, attributes in page.tags if "id" in attributes])
+    for _, attributes in page.tags:
+        for name in ("src", "srcset"):
+            assert (attributes.get(name) or "data:image/").startswith("data:image/")
+        link = attributes.get("href")
+        assert link is None or (link.startswith("#") and link[1:] in ids)
+    assert not page.all("script") and not page.all("link") and "@import" not in text
+    assert not re.search(r"url\(", text)
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_every_figure_is_drawn_for_light_and_for_dark(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", *PAGE)
+    page = Reader((tmp_path / "page.html").read_text())
+    (light,), (dark,) = page.all("img"), page.all("source")
+    assert light["alt"] == "A line <b>"
+    assert dark["media"] == "(prefers-color-scheme: dark)"
+    assert light["src"] != dark["srcset"]
+    write_page(tmp_path / "again.html", *PAGE)
+    assert (tmp_path / "again.html").read_text() == (tmp_path / "page.html").read_text()
+
+
+def test_text_is_text(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", *PAGE)
+    page = Reader((tmp_path / "page.html").read_text())
+    for piece in ("Title <1>", "summary & first", "Noise & <others>", "<td>", "x|y", "--x '<y>'"):
+        assert piece in page.text
+    assert "'a' < \"b\" & c <script>" in page.text
+    assert "0.0001235" in page.text and "12,346" in page.text
+    assert page.text.index("summary & first") < page.text.index("Details")
+
+
+def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("old")
+    broken = Section("Pictures", pictures={"Samples": tmp_path / "nowhere.png"})
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write_page(tmp_path / "page.html", "T", [], [broken], {})
+    assert (tmp_path / "page.html").read_text() == "old"
+
+
+def test_pictures_are_embedded(tmp_path: Path) -> None:
+    line()["A line <b>"].savefig(tmp_path / "samples.png")
+    sheet = Section("Pictures", pictures={"Samples": tmp_path / "samples.png"})
+    write_page(tmp_path / "page.html", "T", [], [sheet], {})
+    (image,) = Reader((tmp_path / "page.html").read_text()).all("img")
+    assert image["alt"] == "Samples" and str(image["src"]).startswith("data:image/png;base64,iVBOR")
+
+
+def test_markdown_tables_hold_the_means(tmp_path: Path) -> None:
+    psnr = {"glow": [30.123, 33.456, 29.0], "dcgan": [20.5, 21.25, 22.0]}
+    shown = section(*(rows_of(method, values) for method, values in psnr.items()))
+    write_markdown(tmp_path / "page.md", "Results", ["one | two"], [shown, SPECIAL], {"Seed": "0"})
+    text = (tmp_path / "page.md").read_text()
+    for method, values in psnr.items():
+        sem = np.std(values, ddof=1) / math.sqrt(3)
+        (found,) = [line for line in text.splitlines() if line.startswith(f"| {method} ")]
+        cells = [cell.strip() for cell in found.strip("|").split("|")]
+        assert cells == [
+            *(method, f"{np.mean(values):.2f} ± {sem:.2f} (0.900)"),
+            *("3", "0 of 3", "0 of 3", "2"),
+        ]
+    assert "| x\\|y |" in text
+    assert text.startswith("# Results\n\n- one | two\n\n## Experiment\n")
+    assert text.endswith("## Details\n\nSeed:\n\n    0\n")
