@@ -143,7 +143,7 @@ def test_the_best_gamma_is_compared_and_named() -> None:
     (line,) = [line for line in axes.lines if len(set(line.get_ydata())) == 1]  # type: ignore[arg-type]
     assert line.get_ydata()[0] == pytest.approx(86 / 3)  # type: ignore[index]
     (table,) = shown.tables.values()
-    assert list(table.columns[:5]) == ["noise", "method", "γ not varied", "γ = 0", "γ = 0.01"]
+    assert list(table.columns[:5]) == ["problem", "method", "γ not varied", "γ = 0", "γ = 0.01"]
 
 
 def test_in_and_out_of_distribution_share_colours_and_range() -> None:
