@@ -32,8 +32,7 @@ def rows_of(method: str, psnr: list[float], **columns: object) -> list[Row]:
 
 
 def frame(*parts: list[Row]) -> pd.DataFrame:
-    rows = pd.DataFrame([vars(row) for part in parts for row in part])
-    return rows.astype({"psnr_hole": float, "latent_norm": float})
+    return pd.DataFrame([vars(row) for part in parts for row in part])
 
 
 def section(*parts: list[Row], published: pd.DataFrame = NOTHING) -> Section:
