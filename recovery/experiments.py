@@ -240,24 +240,23 @@ def _where(settings: Sequence[str], layout: Layout) -> str:
 
 
 def _failures(means: pd.DataFrame) -> list[str]:
-    """How many recoveries diverged, and how many did not converge, by method."""
+    """How many recoveries diverged, and where most; how many did not converge; by method."""
     if not means["not_converged"].any():
         return ["Every recovery converged."]
-    sentences = []
-    for column, words in (
-        ("diverged", "Diverged"),
-        ("not_converged", "Not converged, diverged ones included"),
-    ):
-        clauses = []
-        for method, part in means.groupby("method", sort=False):
-            failed, tried = part[column].sum(), part["tried"].sum()
-            worst = part.loc[part[column].idxmax()]
-            if failed:
-                most = f"{worst['setting']}, {SIDE[worst['distribution']]}"
-                count = f"{worst[column]} of {worst['tried']}"
-                clauses.append(f"{method} {failed} of {tried} recoveries (most at {most}: {count})")
-        sentences.append(f"{words}: {'; '.join(clauses)}." if clauses else "No recovery diverged.")
-    return sentences
+    diverged, slow = [], []
+    for method, part in means.groupby("method", sort=False):
+        count = part[["diverged", "not_converged", "tried"]].sum()
+        if count["diverged"]:
+            worst = part.loc[part["diverged"].idxmax()]
+            where = f"{worst['setting']}, {SIDE[worst['distribution']]}"
+            most = f"most at {where}: {worst['diverged']} of {worst['tried']}"
+            diverged.append(f"{method} {count['diverged']} of {count['tried']} recoveries ({most})")
+        if count["not_converged"]:
+            slow.append(f"{method} {count['not_converged']} of {count['tried']}")
+    return [
+        f"Diverged: {'; '.join(diverged)}." if diverged else "No recovery diverged.",
+        f"Not converged{', diverged ones included' if diverged else ''}: {', '.join(slow)}.",
+    ]
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -328,7 +327,7 @@ def _table(lines: list[dict[str, str]], cells: pd.DataFrame, layout: Layout) -> 
     known = list(dict.fromkeys(key for line in lines for key in line))
     wanted = [c for c in dict.fromkeys(wanted) if c in known]
     table = pd.DataFrame(lines, columns=[*wanted, *(c for c in known if c not in wanted)])
-    return table.fillna("").rename(columns={"setting": "noise"})
+    return table.fillna("").rename(columns={"setting": "problem"})
 
 
 def _counts(cells: pd.DataFrame) -> dict[str, str]:

@@ -22,7 +22,7 @@ from recovery.report import MARKERS
 SET = ["dataset", "distribution"]
 SIDE = {"in": "in distribution", "out": "out of distribution"}
 SET_MARKERS = "osDv"
-M_TICKS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+M_TICKS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 # Colour (of the cycle of `page.style`) and marker of a method, the same in every figure.
 STYLES = {
@@ -134,7 +134,7 @@ def _dots(means: pd.DataFrame, published: pd.DataFrame, value: str, spread: str)
     """Methods from the best down; a set is told by its marker."""
     order = means.groupby("method")[value].mean().sort_values(na_position="first").index
     height = {method: place for place, method in enumerate(order)}
-    styles = _styles(order)
+    styles = _styles(means["method"])
     figure, axes = _panel(1.5 + 0.36 * len(order))
     sets = list(means.groupby(SET, sort=False))
     handles = []
@@ -166,18 +166,26 @@ def _dots(means: pd.DataFrame, published: pd.DataFrame, value: str, spread: str)
 
 
 def _styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker by method; variants, `glow (last)`, have the colour and other markers."""
+    """Colour and marker by method.
+
+    Variants, `glow (last)`, share the method's colour and differ by marker; where a figure has
+    nothing but variants of one method, they differ by colour too.
+    """
+    bases = {name: name.split(" (")[0] for name in names}
+    alone = len(set(bases.values())) == 1
     styles: dict[str, tuple[str, str]] = {}
     seen: dict[str, int] = {}
-    for name in dict.fromkeys(names):
-        base = name.split(" (")[0]
+    for name, base in bases.items():
         colour, marker = STYLES.get(base, (f"C{zlib.crc32(base.encode()) % 10}", MARKERS[0]))
         nth = seen[base] = seen.get(base, -1) + 1
-        styles[name] = colour, marker if nth == 0 else MARKERS[nth % len(MARKERS)]
+        if nth:
+            marker = MARKERS[nth % len(MARKERS)]
+            colour = f"C{(int(colour[1:]) + nth) % 10}" if alone else colour
+        styles[name] = colour, marker
     return styles
 
 
-def _panel(height: float = 3.9) -> tuple[Figure, Axes]:
+def _panel(height: float = 3.3) -> tuple[Figure, Axes]:
     """One plot as wide as a phone; a page sets several side by side."""
     figure = Figure(figsize=(4.7, height), layout="constrained")
     axes = figure.subplots()
@@ -186,11 +194,13 @@ def _panel(height: float = 3.9) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, axes: Axes, published: bool) -> None:
+    """Below the plot, which keeps its height."""
     handles, _ = axes.get_legend_handles_labels()
     if published:
         label = "published at 64px"
         handles.append(Line2D([], [], color="C9", marker="o", ls="--", mfc="none", label=label))
     figure.legend(handles=handles, loc="outside lower left", ncols=2)
+    figure.set_figheight(3.3 + 0.22 * math.ceil(len(handles) / 2))
 
 
 def _limits(*series: pd.Series | None) -> tuple[float, float]:

@@ -42,8 +42,9 @@ def per_image(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
         "not_converged": rows["status"] != "converged",
         "diverged": rows["status"] == "diverged",
     }
-    groups = named(rows).assign(**failed).groupby(keys, sort=False)
-    scores = groups[["psnr", "psnr_hole", "ssim", "seconds"]].mean()
+    scored = dict.fromkeys(("psnr", "psnr_hole", "ssim", "seconds"), float)  # None is NaN
+    groups = named(rows).assign(**failed).astype(scored).groupby(keys, sort=False)
+    scores = groups[list(scored)].mean()
     return scores.join(groups[list(failed)].any()).reset_index()
 
 
