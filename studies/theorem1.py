@@ -162,15 +162,18 @@ class Theorem1(Study):
         above = table["mean"] + error >= table["lower"]
         below = table["mean"] - error <= table["upper"]
         within = table["mean"] - error <= table["best_bound"]
-        over = (table["mean"] / table["lower"])[table["lower"] > 0]
-        furthest, closest = over.idxmax(), (table["mean"] / table["upper"]).idxmax()
+        over, under = table["mean"] / table["lower"], table["mean"] / table["upper"]
+        furthest, closest = over.idxmax(), under.idxmax()
+        ranges = over.groupby(table["spectrum"], sort=False).agg(["min", "max"])
+        spans = [f"{name} {row['min']:.2f} to {row['max']:.2f}" for name, row in ranges.iterrows()]
         return [
             f"The Monte-Carlo error lies between Theorem 1's bounds in {(above & below).sum()} of "
             f"{len(table)} cases (up to 3 standard errors and rounding), and below the best bound "
             f"over rank and oversampling in {within.sum()}.",
             f"It is at most {over[furthest]:.2f} times the lower bound ({_case(table, furthest)}) "
-            f"and at most {(table['mean'] / table['upper'])[closest]:.3f} times the upper "
+            f"and at most {under[closest]:.3f} times the upper "
             f"({_case(table, closest)}).",
+            f"Error over lower bound, per spectrum: {'; '.join(spans)}.",
         ]
 
     def figures(self, tables: Tables) -> dict[str, Figure]:

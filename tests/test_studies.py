@@ -322,7 +322,20 @@ def test_toy_learns_the_density(given: Given) -> None:
     scores = tables["scores"]
     assert (scores["log_likelihood"] > scores["true_log_likelihood"] - 0.8).all()
     assert (scores["log_likelihood"] < scores["true_log_likelihood"] + 3 * scores["sem"]).all()
-    assert len(study.findings(tables)) == 4
+    assert len(study.findings(tables)) == 6
+
+
+def test_findings_where_no_small_norm_lies_between_the_modes() -> None:
+    grid = {"points": "a", "log_density": [0.0, -9.0], "latent_norm": [1.0, 3.0], "far": [0, 1]}
+    score = {"points": "a", "held_out": 9, "true_log_likelihood": -1.0, "log_likelihood": -1.5}
+    score |= {"sem": 0.1, "norm": 2.0, "samples": 9, "far_samples": 0.0, "far_truth": 0.0}
+    tables = {"grid": pd.DataFrame(grid), "scores": pd.DataFrame([score])}
+    said = RealNVPToy().findings(tables)
+    assert "0.500 ± 0.100 below the true density" in said[0]
+    assert "0% is more than 4 standard deviations from every mode." in said[1]
+    tables["grid"].loc[1, "latent_norm"] = 1.5
+    assert "50% is" in RealNVPToy().findings(tables)[1]
+    assert "exp(-9.0)" in RealNVPToy().findings(tables)[1]
 
 
 # --- all of them ---
