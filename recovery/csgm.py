@@ -69,6 +69,8 @@ class Csgm(Method):
         for name, count in (("steps", steps), ("restarts", restarts), ("batch_size", batch_size)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
         super().__init__()
         self.prior = prior
         self.gamma = gamma

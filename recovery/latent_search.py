@@ -31,6 +31,9 @@ class LatentSearch(Method):
             start or what it decodes to has no finite norm start at 0 instead.
         seed: of the start.
         batch_size: images searched at once; bounds memory, changes no result.
+
+    Raises:
+        ValueError: naming the option.
     """
 
     def __init__(
@@ -48,6 +51,10 @@ class LatentSearch(Method):
     ) -> None:
         if gamma < 0:
             raise ValueError(f"gamma must be at least 0, got {gamma}")
+        counts = (("evaluations", evaluations), ("history", history), ("batch_size", batch_size))
+        for name, count in counts:
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
         super().__init__()
         self.prior = prior
         self.gamma = gamma
