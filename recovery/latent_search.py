@@ -6,13 +6,20 @@ import torch
 from torch import Tensor
 
 from recovery.lbfgs import minimise
-from recovery.methods import Method, Progress, Recovery, concatenate, residual_energy, residual_norm
+from recovery.methods import (
+    PriorBased,
+    Progress,
+    Recovery,
+    concatenate,
+    residual_energy,
+    residual_norm,
+)
 from recovery.operators import Operator
 from recovery.priors import Prior
 from recovery.seeds import seed_from
 
 
-class LatentSearch(Method):
+class LatentSearch(PriorBased):
     """Minimises, for each image on its own, from latent 0,
 
         ||A(G(z)) - y||^2 + gamma ||z||^2                  (formulation 1; with gamma 0, 2)

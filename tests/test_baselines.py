@@ -171,6 +171,7 @@ def one_method(class_path: str, init_args: str) -> list[str]:
         ),
         (one_method("recovery.csgm.Csgm", "learning_rate: 0"), "learning_rate must be above 0"),
         (one_method("recovery.csgm.Csgm", "patience: 3"), "patience"),
+        (one_method("recovery.lasso.Lasso", "weight: 0"), "weight must be above 0, got 0"),
         (
             one_method("deepinv.models.MedianFilter", ""),
             "MedianFilter is a denoiser of deepinv, not a reconstructor",
