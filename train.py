@@ -162,7 +162,7 @@ class Train(LightningCLI):
     def before_fit(self) -> None:
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RecoveryDuringTraining):
-                callback.check(self.model.image_shape)
+                callback.check(self.model.image_shape, self.model.prior())
         size, data_size = self.model.image_shape[-1], self.datamodule.image_size
         if size != data_size:
             raise ValueError(
@@ -286,7 +286,7 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.*buffer")
     try:
         Train(args)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
         if os.environ.get("INVERTIBLE_PRIORS_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -12,6 +12,10 @@ NAMES = (
     "solver-joint",
     "inversion",
     "gan-recovery",
+    "lasso",
+    "methods",
+    "bm3d",
+    "deep-decoder",
 )
 
 

@@ -99,20 +99,22 @@ class RecoveryDuringTraining(Checkpoint):
         self.seed = seed
         self._last_end = 0.0  # when the last recovery ended
 
-    def check(self, image_shape: ImageShape) -> None:
-        """Raises ValueError if a planned problem cannot be, or a method cannot serve it.
+    def check(self, image_shape: ImageShape, prior: Prior | None = None) -> None:
+        """Raises ValueError if a planned problem cannot be, or a method cannot be or serve it.
 
-        Methods made from a prior are asked only if they can be before there is one.
+        Methods made from a prior are asked only if there is one; it need not be trained.
         """
         for plan in (self.during, self.at_end):
             for problem in plan.problems:
                 try:
                     operator = self.problems[problem].operator(image_shape)
                     for name in self._planned(plan):
-                        method = self.methods[name]
-                        if isinstance(method, PriorFree):
-                            method.check(operator)
-                except ValueError as error:
+                        made = self.methods[name]
+                        if isinstance(made, PriorFree):
+                            made.check(operator)
+                        elif prior is not None:
+                            made(prior, self.problems[problem].gamma).check(operator)
+                except (TypeError, ValueError) as error:  # TypeError: a prior of the wrong kind
                     raise ValueError(f"recovery.problems.{problem}: {error}") from error
 
     def _planned(self, plan: Plan) -> list[str]:

@@ -27,6 +27,8 @@ class BM3D(PriorFree):
     its wavelets need ptwt, which is under the EUPL, its `use_legacy` the package bm3d, which is not
     for commercial use. Needs deepinv (`pip install deepinv`).
 
+    Status: `converged`, or `diverged` where the result is not finite.
+
     Args:
         patch_size: side of a patch in pixels.
         stride: pixels between the patches to which others are matched.
@@ -48,6 +50,11 @@ class BM3D(PriorFree):
             raise ValueError(
                 "BM3D removes noise of known sigma from a whole image, and "
                 f"{operator.label} is another problem: leave it out of this method's"
+            )
+        if min(operator.image_shape[1:]) < self.patch_size:
+            raise ValueError(
+                f"BM3D's patches of {self.patch_size} pixels do not fit images of shape "
+                f"{operator.image_shape}"
             )
 
     @torch.no_grad()
@@ -82,7 +89,9 @@ class BM3D(PriorFree):
         image = torch.stack(images)
         residual = residual_norm(image, y, operator)
         steps = torch.ones(len(y), dtype=torch.int64)
-        status: list[Status] = ["converged"] * len(y)
+        status: list[Status] = [
+            "converged" if finite else "diverged" for finite in residual.isfinite().tolist()
+        ]
         return Recovery(
             image=image,
             latent=None,

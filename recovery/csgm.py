@@ -7,7 +7,7 @@ from torch import Tensor
 
 from recovery.descent import descend
 from recovery.methods import (
-    Method,
+    PriorBased,
     Progress,
     Recovery,
     Status,
@@ -22,7 +22,7 @@ from recovery.seeds import seed_from
 SETTLED = 1e-3  # relative fall of the objective over the last tenth of the steps
 
 
-class Csgm(Method):
+class Csgm(PriorBased):
     """Minimises, for each image on its own and from several random starts,
 
         ||A(G(z)) - y||^2 + gamma ||z||^2
@@ -69,6 +69,8 @@ class Csgm(Method):
         for name, count in (("steps", steps), ("restarts", restarts), ("batch_size", batch_size)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
         super().__init__()
         self.prior = prior
         self.gamma = gamma

@@ -50,10 +50,16 @@ class Deepinv:
         check(self.spec, outermost=True)
 
     def build(self, image_shape: ImageShape) -> Any:
-        """The object, for images (C, H, W); what is random in it is drawn from its class's name."""
+        """The object, for images (C, H, W); what is random in it is drawn from its class's name.
+
+        Raises ValueError if its class refuses the arguments, or lacks a package.
+        """
         with torch.random.fork_rng():
             torch.manual_seed(seed_from("deepinv", str(self.spec["class_path"])))
-            return build(self.spec, image_shape)
+            try:
+                return build(self.spec, image_shape)
+            except (TypeError, ImportError) as error:
+                raise ValueError(f"{self.spec['class_path']} cannot be made: {error}") from error
 
     def __call__(self, image_shape: ImageShape) -> "Physics":
         """As an operator factory."""
@@ -317,6 +323,19 @@ class Reconstructor(PriorFree):
         if isinstance(model, nn.Module):
             self.model = model
 
+    def check(self, operator: Operator) -> None:
+        from deepinv.models import Denoiser
+
+        model = self._model(operator)
+        if isinstance(model, Denoiser):
+            raise ValueError(
+                f"{type(model).__name__} is a denoiser of deepinv, not a reconstructor: give it to "
+                "deepinv.models.ArtifactRemoval as backbone_net"
+            )
+
+    def _model(self, operator: Operator) -> nn.Module:
+        return self._make.build(operator.image_shape) if self._make else self.model
+
     @torch.no_grad()
     def recover(
         self,
@@ -328,7 +347,7 @@ class Reconstructor(PriorFree):
     ) -> Recovery:
         """Images from measurements y (B, ...). See `Method.recover`."""
         seeds = range(len(y)) if seeds is None else seeds
-        model = self._make.build(operator.image_shape) if self._make else self.model
+        model = self._model(operator)
         model = model.to(y.device).eval()
         physics = as_physics(operator).to(y.device)
         parts = []

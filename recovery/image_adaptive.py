@@ -10,7 +10,7 @@ from recovery.csgm import Csgm, generator_surgery, iagan_stage_1
 from recovery.descent import descend
 from recovery.linear import back_project
 from recovery.methods import (
-    Method,
+    PriorBased,
     Progress,
     Recovery,
     Status,
@@ -22,7 +22,7 @@ from recovery.operators import Operator
 from recovery.priors import GanPrior, Prior
 
 
-class ImageAdaptive(Method):
+class ImageAdaptive(PriorBased):
     """Stage 1: CSGM finds z. Stage 2: for each image, latent and generator weights w together,
 
         ||A(G_w(z)) - y||^2 + gamma ||z||^2,

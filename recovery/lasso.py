@@ -48,16 +48,17 @@ class Dct(Basis):
 
     def _sides(self, like: Tensor) -> tuple[Tensor, Tensor]:
         height, width = like.shape[-2:]
-        return dct_matrix(height).to(like), dct_matrix(width).to(like)
+        device, dtype = like.device, like.dtype
+        return dct_matrix(height, device, dtype), dct_matrix(width, device, dtype)
 
 
 @lru_cache
-def dct_matrix(size: int) -> Tensor:
+def dct_matrix(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """C (size, size), C_kj = sqrt(2 / size) cos(pi k (2 j + 1) / (2 size)), row 0 over sqrt(2)."""
     k, j = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size)
     matrix = math.sqrt(2 / size) * torch.cos(math.pi * k * (2 * j + 1) / (2 * size))
     matrix[0] /= math.sqrt(2)
-    return matrix
+    return matrix.to(device, dtype)
 
 
 class Haar(Basis):
@@ -104,6 +105,9 @@ def _haar_inverse(x: Tensor, side: int) -> Tensor:
 
 
 BASES: dict[str, Basis] = {"dct": Dct(), "haar": Haar()}
+# Factor by which the weight falls at each step. Starting with a large one, iterates stay sparse on
+# the way: the 32px faces at a fifth of n measurements take 0.7 times the steps.
+CONTINUATION = 0.95
 
 
 class Lasso(PriorFree):
@@ -111,8 +115,8 @@ class Lasso(PriorFree):
 
         P(w) = ||y - A x(w)||^2 + weight ||w||_1,
 
-    by FISTA with restarts (Beck & Teboulle 2009; O'Donoghue & Candès 2015) to a duality gap. The
-    operator is used through A and its adjoint alone.
+    by FISTA with restarts (Beck & Teboulle 2009; O'Donoghue & Candès 2015) and continuation (Hale,
+    Yin & Zhang 2008) to a duality gap. The operator is used through A and its adjoint alone.
 
     Status: `converged` once P(w) is proven to be within `tolerance` of the least, relatively.
 
@@ -142,8 +146,9 @@ class Lasso(PriorFree):
             raise ValueError(f"basis must be dct or haar, got {basis!r}")
         if not weight > 0:
             raise ValueError(f"weight must be above 0, got {weight}")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        for name, count in (("steps", steps), ("batch_size", batch_size)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
         self.basis = basis
         self.weight = weight
         self.tolerance = tolerance
@@ -228,7 +233,8 @@ def minimise_lasso(
         state = state.advance(forward, adjoint, weight)
         objective, gap = state.certificate(weight)
         done = gap <= tolerance * objective
-        if bool(done.any()) or step == steps:
+        over = done | ~objective.isfinite()
+        if bool(over.any()) or step == steps:
             for whole, part in (
                 (result.w, state.w),
                 (result.objective, objective),
@@ -236,8 +242,8 @@ def minimise_lasso(
                 (result.converged, done.cpu()),
             ):
                 whole[rows.to(whole.device)] = part
-            rows, state = rows[~done], state.rows(~done)
-        result.steps[rows.cpu()] += 1
+            result.steps[rows.cpu()] = step
+            rows, state = rows[~over], state.rows(~over)
         if progress is not None:
             progress(step, len(rows))
         if not len(rows):
@@ -255,6 +261,7 @@ class _State:
     measured: Tensor  # F w
     gradient: Tensor  # of ||y - F w||^2 at w
     ahead: tuple[Tensor, Tensor, Tensor]  # the extrapolated point, its F and gradient
+    weight: Tensor  # of ||w||_1 per row: continuation lets it fall to the problem's
     momentum: Tensor  # t of Beck & Teboulle, per row
     curvature: Tensor  # L per row: an upper bound of 2 ||F||^2 wherever it was looked at
 
@@ -268,9 +275,11 @@ class _State:
         w = y.new_zeros(len(y), *shape)
         measured = torch.zeros_like(y)
         gradient = -2 * adjoint(y)
+        largest = gradient.abs().flatten(1).amax(dim=1)  # the least weight whose minimiser is 0
         curvature = 2 * norm_squared(forward, adjoint, w[:1])
         ones = y.new_ones(len(y))
-        return _State(y, w, measured, gradient, (w, measured, gradient), ones, curvature * ones)
+        ahead = (w, measured, gradient)
+        return _State(y, w, measured, gradient, ahead, largest, ones, curvature * ones)
 
     def rows(self, keep: Tensor) -> "_State":
         first, second, third = self.ahead
@@ -280,6 +289,7 @@ class _State:
             self.measured[keep],
             self.gradient[keep],
             (first[keep], second[keep], third[keep]),
+            self.weight[keep],
             self.momentum[keep],
             self.curvature[keep],
         )
@@ -293,7 +303,8 @@ class _State:
         """One step of FISTA; a row whose step goes against its momentum loses the momentum."""
         v, measured_v, gradient_v = self.ahead
         L = _like(self.curvature, v)  # noqa: N806
-        w = soft_threshold(v - gradient_v / L, weight / L)
+        falling = (CONTINUATION * self.weight).clamp_min(weight)
+        w = soft_threshold(v - gradient_v / L, _like(falling, v) / L)
         measured = forward(w)
         gradient = 2 * adjoint(measured - self.y)
         # the majorisation f(w) <= f(v) + <grad, w - v> + L/2 ||w - v||^2, exact for a quadratic
@@ -312,7 +323,7 @@ class _State:
             torch.lerp(self.measured, measured, 1 + _like(beta, measured)),
             torch.lerp(self.gradient, gradient, 1 + _like(beta, gradient)),
         )
-        return _State(self.y, w, measured, gradient, ahead, t, curvature)
+        return _State(self.y, w, measured, gradient, ahead, falling, t, curvature)
 
     def certificate(self, weight: float) -> tuple[Tensor, Tensor]:
         """P(w) and its duality gap, each (B,).

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from recovery.lbfgs import minimise
-from recovery.methods import Method, Progress, Recovery, concatenate, residual_energy, residual_norm
+from recovery.methods import (
+    PriorBased,
+    Progress,
+    Recovery,
+    concatenate,
+    residual_energy,
+    residual_norm,
+)
 from recovery.operators import Operator
 from recovery.priors import Prior
 from recovery.seeds import seed_from
@@ -16,7 +23,7 @@ from recovery.starts import Normal, Start
 PAPERS_START = Normal(0.0)
 
 
-class LatentSearch(Method):
+class LatentSearch(PriorBased):
     """Minimises, for each image on its own, from latent 0,
 
         ||A(G(z)) - y||^2 + gamma ||z||^2                  (formulation 1; with gamma 0, 2)
@@ -35,6 +42,9 @@ class LatentSearch(Method):
             has no finite norm start at 0 instead.
         seed: of the start.
         batch_size: images searched at once; bounds memory, changes no result.
+
+    Raises:
+        ValueError: naming the option.
     """
 
     def __init__(
@@ -52,6 +62,10 @@ class LatentSearch(Method):
     ) -> None:
         if gamma < 0:
             raise ValueError(f"gamma must be at least 0, got {gamma}")
+        counts = (("evaluations", evaluations), ("history", history), ("batch_size", batch_size))
+        for name, count in counts:
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
         super().__init__()
         self.prior = prior
         self.gamma = gamma

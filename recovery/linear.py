@@ -42,7 +42,9 @@ def solve_normal(
         steps += unsolved.cpu()
         curved = operator.A(operator.A_adjoint(direction))
         curvature = dot(direction, curved)
-        step = torch.where(curvature > 0, energy / curvature, 0.0)  # 0: solved, or unmeasured
+        # 0 where nothing was measured, or solved: what is left of a batch must not move an image
+        moves = (curvature > 0) & (energy > goal)
+        step = torch.where(moves, energy / curvature, 0.0)
         u, residual = u + step * direction, residual - step * curved
         before, energy = energy, dot(residual, residual)
         direction = residual + torch.where(before > 0, energy / before, 0.0) * direction

@@ -106,8 +106,15 @@ class PriorFree(Method):
     """A method that needs no trained prior: the same for every run and at any time of training."""
 
 
+class PriorBased(Method):
+    """A method made from a prior, and asked again whenever training has changed it.
+
+    Told from `PriorFree` by class, so that a config's errors are those of the right one.
+    """
+
+
 # (prior, gamma) -> method; gamma is the weight of the penalty, which belongs to the problem
-MethodFactory = Callable[[Prior, float], Method]
+MethodFactory = Callable[[Prior, float], PriorBased]
 
 
 def residual_energy(y: Tensor, measured: Tensor) -> Tensor:

@@ -36,9 +36,14 @@ NetworkFactory = Callable[[int], nn.Module]
 class Untrained(PriorFree):
     """Minimises ||A(G_w(input)) - y||^2 over the weights w of a network, from random ones, by Adam.
 
-    Every image has its own weights and its own input; a batch of images is fitted at once. The
-    recovery is the image of the last step, as published. Its alternative, `least-residual`, is that
-    of the step with the least residual: neither looks at the truth.
+    Every image has its own weights and its own input; a batch of images is fitted at once, which
+    changes no image but to rounding (and Adam amplifies rounding). The recovery is the image of the
+    last step, as published. Its alternative, `least-residual`, is that of the step with the least
+    residual: neither looks at the truth.
+
+    Early stopping is the discrepancy principle, with `stop_at_noise`: an image's fit ends at the
+    first step whose ||A(G) - y||^2 is at most E ||noise||^2. Where there is no noise, or the
+    operator's is not known, nothing but `steps` ends it.
 
     Status: `converged` once the residual has fallen to the operator's expected noise energy, with
     `stop_at_noise`; `diverged` if an objective was not finite; else `budget`.
@@ -48,8 +53,7 @@ class Untrained(PriorFree):
         steps: of Adam, each one evaluation.
         learning_rate: Adam's.
         input_noise: standard deviation of the noise added to the input at every step.
-        stop_at_noise: end an image's search once what is left to fit is noise (discrepancy
-            principle): the rule by which fitting is stopped early.
+        stop_at_noise: end an image's fit once what is left is noise (see above).
         seed: of weights, inputs and noise.
         batch_size: images fitted at once, each with weights, gradient and two moments; bounds
             memory, changes no result.
@@ -75,6 +79,8 @@ class Untrained(PriorFree):
         for name, count in (("steps", steps), ("batch_size", batch_size)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
         if not input_noise >= 0:
             raise ValueError(f"input_noise must be at least 0, got {input_noise}")
         self.network = network
@@ -86,7 +92,15 @@ class Untrained(PriorFree):
         self.batch_size = batch_size
 
     def check(self, operator: Operator) -> None:
-        self.network(operator.image_shape[-1])
+        (network,) = self.networks(operator.image_shape[-1], [0])
+        drawn = cast(UntrainedNetwork, network).draw_input(generator("untrained input"))
+        with torch.no_grad():
+            _, *shape = network(drawn).shape
+        if tuple(shape) != operator.image_shape:
+            raise ValueError(
+                f"the network makes images of shape {tuple(shape)}, and {operator.label} measures "
+                f"{operator.image_shape}"
+            )
 
     def recover(
         self,
@@ -137,7 +151,7 @@ class _Fit:
         self.last_residual = y.new_full((len(y),), torch.inf)
         self.least_residual = self.last_residual.clone()
         self.stopped = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-        self.steps = torch.zeros(len(y), dtype=torch.int64)
+        self.evaluations = torch.zeros(len(y), dtype=torch.int64)  # that were finite
 
     def recover(self, progress: Progress | None) -> Recovery:
         groups = [(list(self.weights.values()), self.method.learning_rate)]
@@ -171,7 +185,7 @@ class _Fit:
         better = active & (residual < self.least_residual)
         self.image[active], self.last_residual[active] = self.decoded[active], residual[active]
         self.least[better], self.least_residual[better] = self.decoded[better], residual[better]
-        self.steps += active.cpu()
+        self.evaluations += active.cpu()
         self.stopped |= active & (residual <= self.target)
         return self.stopped
 
@@ -181,7 +195,7 @@ class _Fit:
             latent=None,
             objective=objective,
             residual=residual_norm(image, self.y, self.operator),
-            steps=self.steps - 1,
-            evaluations=self.steps,
+            steps=(self.evaluations - 1).clamp_min(0),
+            evaluations=self.evaluations,
             status=tuple(status),
         )

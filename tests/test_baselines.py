@@ -1,5 +1,6 @@
 """Methods free of a prior: linear ones, and what training makes of all of them."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -71,6 +72,17 @@ def test_the_pseudo_inverse_says_when_it_was_stopped() -> None:
     assert recovery.status == ("budget", "budget") and recovery.steps.tolist() == [2, 2]
 
 
+def test_the_pseudo_inverse_does_not_depend_on_its_batch() -> None:
+    operator = GaussianSensing(SHAPE, m=100)
+    y = operator(torch.rand(4, *SHAPE, generator=generator("mates")).double())
+    y[1:] += torch.randn(3, 100, generator=generator("harder"))
+    together = PseudoInverse(tolerance=0.1).recover(y, operator)
+    assert len(set(together.steps.tolist())) > 1
+    for row in range(4):
+        alone = PseudoInverse(tolerance=0.1).recover(y[row : row + 1], operator)
+        assert torch.allclose(alone.image[0], together.image[row], atol=1e-9)
+
+
 def test_back_projection_is_a_start_and_the_pseudo_inverse_of_what_is_missing() -> None:
     operator = GaussianSensing(SHAPE, m=60)
     x = torch.rand(2, *SHAPE, generator=generator("back"))
@@ -132,6 +144,12 @@ def test_methods_without_a_prior_are_recovered_once(tiny: list[str], tmp_path: P
     assert {"one: glow, latent-search", "two: glow, latent-search"} <= set(names)
 
 
+def one_method(class_path: str, init_args: str) -> list[str]:
+    method = f"{{class_path: {class_path}, init_args: {{{init_args}}}}}"
+    every = [f"--recovery.{plan}.methods=null" for plan in ("during", "at_end")]
+    return [f"--recovery.methods={{x: {method}}}", *every]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -142,6 +160,25 @@ def test_methods_without_a_prior_are_recovered_once(tiny: list[str], tmp_path: P
         (
             ["--recovery.at_end.problems=[phase]"],
             "recovery.problems.phase: the Lasso needs a linear operator",
+        ),
+        (
+            one_method("recovery.image_adaptive.ImageAdaptive", ""),
+            "recovery.problems.cs-10%: image-adaptive recovery adapts a generator's weights",
+        ),
+        (
+            one_method("recovery.latent_search.LatentSearch", "evaluations: 0"),
+            "evaluations must be",
+        ),
+        (one_method("recovery.csgm.Csgm", "learning_rate: 0"), "learning_rate must be above 0"),
+        (one_method("recovery.csgm.Csgm", "patience: 3"), "patience"),
+        (one_method("recovery.lasso.Lasso", "weight: 0"), "weight must be above 0, got 0"),
+        (
+            one_method("deepinv.models.MedianFilter", ""),
+            "MedianFilter is a denoiser of deepinv, not a reconstructor",
+        ),
+        (
+            one_method("deepinv.models.ArtifactRemoval", ""),
+            "deepinv.models.ArtifactRemoval cannot be made",
         ),
     ],
 )
@@ -154,6 +191,21 @@ def test_a_method_that_cannot_serve_a_problem_is_refused_before_training(
 ) -> None:
     assert message in refused(capsys, with_methods(tiny, tmp_path, *options))
     assert not (tmp_path / "runs" / "demo").exists()
+
+
+def test_methods_that_need_deepinv_say_so_where_it_is_missing(
+    tiny: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name == "deepinv" else find_spec(name, *rest),
+    )
+    arguments = [*tiny, *one_method("recovery.bm3d.BM3D", "")]
+    assert "BM3D needs deepinv, which is not installed" in refused(capsys, arguments)
 
 
 def test_an_argument_a_physics_does_not_have_is_named(

@@ -1,5 +1,6 @@
 """deepinv both ways: its physics and reconstructors here, our methods in its test loop."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -177,6 +178,14 @@ def test_a_reconstructor_is_a_method(problem: Operator) -> None:
     )
 
 
+def test_a_result_that_is_not_finite_is_a_status() -> None:
+    problem = Denoising(SHAPE, sigma=0.1)
+    y = problem(images(2))
+    y[0, 0, 3, 3] = torch.nan
+    assert BM3D().recover(y, problem).status == ("diverged", "converged")
+    assert Adjoint().recover(y, problem).status == ("diverged", "converged")
+
+
 def test_total_variation_recovers_what_linear_algebra_does_not() -> None:
     x, sensing = images(2), GaussianSensing(SHAPE, m=0.4)
     y = sensing(x)
@@ -186,7 +195,9 @@ def test_total_variation_recovers_what_linear_algebra_does_not() -> None:
     assert torch.allclose(alone.image[0], smooth.image[1], atol=1e-5)
 
 
-def test_bm3d_removes_noise() -> None:
+def test_bm3d_removes_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for restricted in ("bm3d", "ptwt"):  # their licences: importing them would fail here
+        monkeypatch.setitem(sys.modules, restricted, None)
     x = images(2, size=32)
     noisy = Denoising((3, 32, 32), sigma=0.1)
     recovery = BM3D().recover(noisy(x), noisy)
@@ -195,6 +206,8 @@ def test_bm3d_removes_noise() -> None:
     assert (psnr(BM3D().recover(grey(x[:, :1]), grey).image, x[:, :1]) > 27).all()
     with pytest.raises(ValueError, match="Inpainting is another problem"):
         BM3D().check(Inpainting(SHAPE, sigma=0.1))
+    with pytest.raises(ValueError, match="patches of 6 pixels do not fit"):
+        BM3D().check(Denoising((3, 4, 8), sigma=0.1))
     BM3D().check(
         Deepinv({"class_path": "deepinv.physics.Denoising", "init_args": {"noise_model": NOISE}})(
             SHAPE
