@@ -103,8 +103,8 @@ class LatentNorm(Study):
         bins = np.geomspace(finite["norm"].min(), finite["norm"].max(), 50)
         for name, rows in _groups(finite).items():
             histogram.hist(rows["norm"], bins=bins, histtype="step", linewidth=1.4, label=name)
-            bits = rows["log_likelihood"] / rows["n"]
-            scatter.plot(rows["norm"], bits, ".", markersize=4, alpha=0.7, label=name)
+            likelihood = rows["log_likelihood"] / rows["n"]
+            scatter.plot(rows["norm"], likelihood, ".", markersize=4, alpha=0.7, label=name)
         root = math.sqrt(table["n"].iloc[0])
         for axes in (histogram, scatter):
             axes.axvline(root, color="0.5", linestyle=":", label=r"$\sqrt{n}$")

@@ -173,9 +173,7 @@ class RealNVPToy(Study):
             small = grid[grid["latent_norm"] < row.norm]
             between = small[small["far"] == 1]
             depth = between["log_density"].min() - small["log_density"].max()
-            lowest = f", with a density down to exp({depth:.1f}) of its highest" * bool(
-                len(between)
-            )
+            lowest = f", where the density is down to exp({depth:.1f}) of its highest"
             sem = math.sqrt(row.far_samples * (1 - row.far_samples) / row.samples)
             found += [
                 f"{row.points}: {row.log_likelihood:.3f} nats per point on {row.held_out:,} "
@@ -183,7 +181,7 @@ class RealNVPToy(Study):
                 f"{row.sem:.3f} below the true density.",
                 f"{row.points}: of the area whose latent norm is below {row.norm:.2f}, as that of "
                 f"{LIKELY:.0%} of the data, {len(between) / len(small):.0%} is more than {FAR:g} "
-                f"standard deviations from every mode{lowest}.",
+                f"standard deviations from every mode{lowest if len(between) else ''}.",
                 f"{row.points}: {row.far_samples:.2%} ± {sem:.2%} of {row.samples:,} samples fall "
                 f"that far from every mode ({row.far_truth:.2%} of the data); the paper calls such "
                 "regions of low total probability.",
@@ -202,8 +200,8 @@ class RealNVPToy(Study):
             density.set(title="density p(x)")
             _draw_map(norm, grid, grid["latent_norm"], cmap="viridis_r", vmin=0, vmax=5)
             norm.set(title=r"latent norm $\|f(x)\|$")
-            caption = f"{name}: a small latent norm between modes is not a high density."
-            drawn[caption] = figure
+            caption = "training points, the flow's density, its latent norm; contours end the modes"
+            drawn[f"{name}: {caption}."] = figure
         return drawn
 
 
