@@ -41,5 +41,6 @@ def run(options: argparse.Namespace) -> None:
         rows.append(
             [sigma, f"{noisy:.2f}", f"{clean:.2f}", published, difference, f"{seconds:.2f}"]
         )
+        print(*rows[-1], flush=True)
     header = ["sigma", "noisy, dB", "BM3D, dB", "published, dB", "difference", "s/image"]
     print_table(header, rows, f"{options.images} images.")

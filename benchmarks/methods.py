@@ -34,12 +34,12 @@ def contestants(steps: int) -> dict[str, Method]:
         "pseudo-inverse": PseudoInverse(),
         "Lasso, DCT": Lasso("dct"),
         "Lasso, Haar": Lasso("haar"),
-        "total variation": TotalVariation(),
         "BM3D": BM3D(),
         f"Deep Decoder, {steps} steps": Untrained(partial(DeepDecoder, width=250), steps=steps),
         f"Deep Image Prior, {steps} steps": Untrained(
             DeepImagePrior, steps=steps, input_noise=0.033
         ),
+        "total variation": TotalVariation(),
     }
 
 

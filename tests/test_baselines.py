@@ -3,12 +3,14 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
 import train
+from lightning_modules.clock import ClockedModule
 from recovery.lasso import Lasso
 from recovery.linear import Adjoint, PseudoInverse, back_project
 from recovery.metrics import psnr
@@ -220,3 +222,18 @@ def test_an_argument_a_physics_does_not_have_is_named(
 
 def test_inpainting_is_served_by_the_lasso() -> None:
     Lasso().check(Inpainting(SHAPE))
+
+
+def test_the_baselines_overlay_serves_its_problems(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = []
+
+    def check_only(cli: train.Train, model: ClockedModule, **_: Any) -> None:
+        """In place of training: `before_fit` has asked every planned method."""
+        served.append(cli.config_init.fit.recovery)
+
+    monkeypatch.setattr(train.Train, "fit", check_only)
+    monkeypatch.setattr(train.Train, "after_fit", lambda _: None)
+    train.Train([arg for arg in [*tiny, "--config=configs/baselines.yaml"] if "at_end" not in arg])
+    assert len(served[0].at_end.problems) == 5 and "deep-decoder" in served[0].at_end.methods
