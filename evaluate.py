@@ -70,7 +70,7 @@ class Evaluation:
 
     Args:
         name: results are in <root>/<name>.
-        title: of the report, which adds the image size.
+        title: of the report, which adds the size of recovered images.
         image_size: of priors and sets.
         priors: by name, a run of train.py, a checkpoint of one, or an exported prior.
         sets: by name, in or out of the priors' training distribution; prepared at
@@ -349,7 +349,8 @@ def report(
 ) -> Path:
     """Write report.html and report.md; print the summary. Returns the page's path."""
     folder = evaluation.folder
-    title = f"{evaluation.title or evaluation.name}, {evaluation.image_size}px"
+    title = evaluation.title or evaluation.name
+    title += f", {evaluation.image_size}px" if len(rows) else ""
     if len(rows):
         sheets = sample_sheets(folder, evaluation.trials.methods, evaluation.trials.problems)
         published = read_published() if evaluation.published else read_published()[:0]
