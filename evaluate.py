@@ -24,9 +24,10 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.status import Status
+from torch import Tensor
 
 from callbacks.progress import image_bar
-from datamodules.faces import DATA_ROOT_VARIABLE
+from datamodules.faces import DATA_ROOT_VARIABLE, HELD_OUT_FACES, held_out_faces
 from datamodules.shards import ShardIndex, load_images
 from evaluation.outcome import (
     Mode,
@@ -60,6 +61,7 @@ from studies.study import Given, Study, Tables
 
 DEFAULTS = Path(__file__).parent / "configs" / "evaluate" / "defaults.yaml"
 ATTRIBUTES_VARIABLE = "INVERTIBLE_PRIORS_ATTRIBUTES"
+DRAWN = 64  # faces in each set of them, as while training
 # tqdm's own estimate takes every image for equally slow; TimeLeft does not
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
@@ -74,7 +76,7 @@ class Evaluation:
         image_size: of priors and sets.
         priors: by name, a run of train.py, a checkpoint of one, or an exported prior.
         sets: by name, in or out of the priors' training distribution; prepared at
-            <data>/<image_size>px/<name>.
+            <data>/<image_size>px/<name>; faces-val and faces-ood are drawn.
         problems, methods: definitions by name.
         trials: what is recovered.
         studies: by name.
@@ -179,20 +181,27 @@ class Sets(Mapping[str, ImageSet]):
         if name not in self.evaluation.sets:
             raise ValueError(f"no set is named {name!r}; sets names {', '.join(self) or 'none'}")
         if name not in self.loaded:
-            size = self.evaluation.image_size
-            root = self.evaluation.data or os.environ.get(DATA_ROOT_VARIABLE)
-            if not root:
-                raise ValueError(
-                    f"where are the prepared images? Set data or the environment variable "
-                    f"{DATA_ROOT_VARIABLE} to the folder that holds {size}px/{name} "
-                    "(docs/data.md says how to prepare it)"
-                )
-            path = Path(root) / f"{size}px" / name
-            images, names = load_images(ShardIndex.load(path, size))
-            if not names:
-                raise ValueError(f"sets.{name}: {path} holds no image")
+            images, names = self._load(name)
             self.loaded[name] = ImageSet(name, self.evaluation.sets[name], images, names)
         return self.loaded[name]
+
+    def _load(self, name: str) -> tuple[Tensor, list[str]]:
+        size = self.evaluation.image_size
+        if name in HELD_OUT_FACES:
+            drawn = held_out_faces(name, size, DRAWN)
+            return drawn.images, drawn.names
+        root = self.evaluation.data or os.environ.get(DATA_ROOT_VARIABLE)
+        if not root:
+            raise ValueError(
+                f"where are the prepared images? Set data or the environment variable "
+                f"{DATA_ROOT_VARIABLE} to the folder that holds {size}px/{name} "
+                "(docs/data.md says how to prepare it)"
+            )
+        path = Path(root) / f"{size}px" / name
+        images, names = load_images(ShardIndex.load(path, size))
+        if not names:
+            raise ValueError(f"sets.{name}: {path} holds no image")
+        return images, names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.evaluation.sets)

@@ -15,6 +15,7 @@ from datamodules.shards import DataError, ShardIndex, decode, load_images, read_
 from datamodules.stream import ImageShards, StreamLoader, TrainingStream
 
 DATA_ROOT_VARIABLE = "INVERTIBLE_PRIORS_DATA"
+HELD_OUT_FACES: dict[str, Literal["in", "out"]] = {"faces-val": "in", "faces-ood": "out"}
 
 
 class HeldOut(NamedTuple):
@@ -226,22 +227,26 @@ class ProceduralFaces(FaceDataModule):
         self.held_out_images = held_out_images
 
     def setup(self, stage: str | None = None) -> None:
-        self.train_images = ImagesInMemory(self._faces("in", held_out=False))
-        names = [f"face-{index:04d}" for index in range(self.held_out_images)]
-        self.held_out = {
-            "faces-val": HeldOut(self._faces("in", held_out=True), names, "in"),
-            "faces-ood": HeldOut(self._faces("out", held_out=True), names, "out"),
-        }
-
-    def _faces(self, distribution: Literal["in", "out"], held_out: bool) -> Tensor:
-        count = self.held_out_images if held_out else self.training_images
-        first = 1_000_000 if held_out else 0  # held-out faces stay the same in every run
-        return procedural.faces(
-            range(first, first + count),
-            distribution=distribution,
-            seed=0 if held_out else self.seed,
+        faces = procedural.faces(
+            range(self.training_images),
+            distribution="in",
+            seed=self.seed,
             image_size=self.image_size,
         )
+        self.train_images = ImagesInMemory(faces)
+        self.held_out = {
+            name: held_out_faces(name, self.image_size, self.held_out_images)
+            for name in HELD_OUT_FACES
+        }
+
+
+def held_out_faces(name: str, image_size: int, count: int) -> HeldOut:
+    """Drawn faces of `HELD_OUT_FACES`, the same in every run."""
+    distribution = HELD_OUT_FACES[name]
+    first = 1_000_000  # training never draws as many
+    indices = range(first, first + count)
+    images = procedural.faces(indices, distribution=distribution, seed=0, image_size=image_size)
+    return HeldOut(images, [f"face-{index:04d}" for index in range(count)], distribution)
 
 
 class NamedPNG(NamedTuple):
