@@ -20,7 +20,7 @@ from typing import Literal
 
 import pandas as pd
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.status import Status
@@ -52,7 +52,7 @@ from evaluation.pool import perform_all
 from evaluation.time_left import TimeLeft
 from lightning_modules import load_prior
 from recovery.experiments import read_published, recovery_section
-from recovery.page import Section, write_markdown, write_page
+from recovery.page import Section, save_figures, write_markdown, write_page
 from recovery.priors import Prior
 from recovery.rows import ConfigTexts, RowFile, read_rows
 from recovery.trial import ImageSet, Job, Problem
@@ -217,10 +217,19 @@ def parser() -> ArgumentParser:
     return made
 
 
-def read_evaluation(arguments: list[str] | None = None, text: str | None = None) -> Evaluation:
-    """From the command line, or from a resolved config's text."""
+def read_evaluation(arguments: list[str] | None = None) -> tuple[Evaluation, str]:
+    """From the command line: the evaluation, and its whole config as text."""
     made = parser()
-    config = made.parse_args(arguments) if text is None else made.parse_string(text)
+    config = made.parse_args(arguments)
+    return _instantiated(made, config), made.dump(config, skip_unset=False)
+
+
+def evaluation_of(text: str) -> Evaluation:
+    made = parser()
+    return _instantiated(made, made.parse_string(text))
+
+
+def _instantiated(made: ArgumentParser, config: Namespace) -> Evaluation:
     values = made.instantiate(config).as_dict()
     values.pop("config", None)
     return Evaluation(**values)
@@ -240,7 +249,7 @@ def make_bench(evaluation: Evaluation, device: torch.device) -> Bench:
 
 def bench_of_text(text: str, device: torch.device) -> Bench:
     """A process's own bench: it reads the config anew."""
-    return make_bench(read_evaluation(text=text), device)
+    return make_bench(evaluation_of(text), device)
 
 
 def attribute_table(evaluation: Evaluation) -> pd.DataFrame | None:
@@ -376,6 +385,7 @@ def report(
     page = folder / "report.html"
     write_page(page, title, summary, sections, about)
     write_markdown(folder / "report.md", title, summary, sections, about)
+    save_figures(folder / "figures", sections)
     text, _, _ = (folder / "report.md").read_text().partition("\n## Details")
     Console(width=None if sys.stdout.isatty() else 110).print(Markdown(text))
     for path, what in ((page, "the report"), (folder / "rows.csv", "one row per recovered image")):
@@ -420,11 +430,10 @@ def evaluate(evaluation: Evaluation, text: str) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    made = parser()
-    config = made.parse_args(arguments)
+    if not (sys.argv[1:] if arguments is None else arguments):
+        sys.exit(__doc__)
     try:
-        text = made.dump(config, skip_unset=False)
-        failures = evaluate(read_evaluation(text=text), text)
+        failures = evaluate(*read_evaluation(arguments))
     except (ValueError, FileNotFoundError, RuntimeError, OSError) as error:
         if os.environ.get("INVERTIBLE_PRIORS_TRACEBACK"):
             raise

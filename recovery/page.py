@@ -122,6 +122,19 @@ def write_markdown(
     _write(path, "\n\n".join(part for part in parts if part) + "\n")
 
 
+def save_figures(folder: Path, sections: Sequence[Section]) -> list[Path]:
+    """Each figure as a PNG on white, for papers and slides: `<section>-<number>.png`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = []
+    with mpl.rc_context({**style(dark=False), "savefig.facecolor": "white"}):
+        for section in sections:
+            name = re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-")
+            for number, figure in enumerate(section.figures().values(), 1):
+                saved.append(folder / f"{name}-{number}.png")
+                figure.savefig(saved[-1], dpi=130)
+    return saved
+
+
 def _unbroken(sentence: str) -> str:
     """No line breaks inside `2.10 ± 0.20 dB` and `n = 100`."""
     return re.sub(

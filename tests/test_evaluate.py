@@ -125,8 +125,8 @@ def test_every_image_is_recovered_once_and_a_rerun_computes_nothing(
     assert adjoint.groupby("image")["psnr"].nunique().eq(2).all()
     for file in ("report.html", "report.md"):
         assert "A tiny evaluation" in (folder / file).read_text()
-    sheet = folder / "sheets" / "cs-50%-faces.png"
-    assert sheet.exists()
+    assert (folder / "sheets" / "cs-50%-faces.png").exists()
+    assert (folder / "figures" / "recovery-1.png").exists()
     page, text = (folder / "report.html").read_text(), (folder / "rows.csv").read_bytes()
 
     def never(*_: object, **__: object) -> None:
@@ -215,7 +215,7 @@ def test_a_killed_evaluation_loses_and_repeats_no_row(workshop: Path, tmp_path: 
 
 
 def test_methods_that_share_a_problem_see_one_operator(workshop: Path, tmp_path: Path) -> None:
-    evaluation = evaluate.read_evaluation([*arguments(workshop, tmp_path)])
+    evaluation, _ = evaluate.read_evaluation([*arguments(workshop, tmp_path)])
     bench = evaluate.make_bench(evaluation, torch.device("cpu"))
     texts = evaluate.ConfigTexts(None)
     jobs = list(evaluate.plan(evaluation.trials, bench, "tiny", texts))
@@ -396,7 +396,7 @@ def test_every_config_names_what_is_defined(path: Path, size: str) -> None:
     if size == "small" and path.stem == "demo":
         pytest.skip("is small as it is")
     small = [f"--config={CONFIGS[0].parent / 'small.yaml'}"] if size == "small" else []
-    evaluation = evaluate.read_evaluation([f"--config={path}", *small])
+    evaluation, _ = evaluate.read_evaluation([f"--config={path}", *small])
     assert evaluation.name == path.stem.replace("_", "-")
     trials = evaluation.trials
     for names, defined in (
