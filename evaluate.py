@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -54,9 +55,9 @@ from lightning_modules import load_prior
 from recovery.experiments import read_published, recovery_section
 from recovery.page import Section, save_figures, write_markdown, write_page
 from recovery.priors import Prior
-from recovery.rows import ConfigTexts, RowFile, read_rows
+from recovery.rows import COLUMNS, ConfigTexts, RowFile, read_rows
 from recovery.trial import ImageSet, Job, Problem
-from studies.bias import balanced, read_attributes
+from studies.bias import balanced, read_attributes, require_known
 from studies.study import Given, Study, Tables
 
 DEFAULTS = Path(__file__).parent / "configs" / "evaluate" / "defaults.yaml"
@@ -114,18 +115,18 @@ class Evaluation:
     project: str = "invertible-priors"
 
     def __post_init__(self) -> None:
-        for name in ("processes", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, least in (("processes", 1), ("batch_size", 1), ("pictures", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     @property
     def folder(self) -> Path:
         return Path(self.root) / self.name
 
-    @property
-    def pictured(self) -> int:
+    def pictured(self, seed: int) -> int:
         """Images of every set to keep pictures of: none where one problem is solved often."""
-        return self.pictures if self.trials.gammas is None else 0
+        first = self.trials.gammas is None and seed == self.trials.seeds[0]
+        return self.pictures if first else 0
 
     def devices(self) -> list[torch.device]:
         """One entry per process."""
@@ -272,7 +273,11 @@ def chosen_images(
         names = sets[name].image_names
         chosen[name] = list(range(min(trials.images, len(names))))
         if trials.balance and attributes is not None:
-            chosen[name] = balanced(names, attributes, trials.balance, trials.per_group)
+            chosen[name] = (
+                balanced(names, attributes, trials.balance, trials.per_group) or chosen[name]
+            )
+    if trials.balance and attributes is not None:
+        require_known(attributes, [name for s in chosen for name in sets[s].image_names])
     return chosen
 
 
@@ -281,7 +286,7 @@ def recover(evaluation: Evaluation, text: str, bench: Bench) -> tuple[pd.DataFra
     trials, folder = evaluation.trials, evaluation.folder
     require_defined(trials, bench)
     if not trials.problems:
-        return pd.DataFrame(), []
+        return pd.DataFrame(columns=COLUMNS), []
     chosen = chosen_images(evaluation, bench.sets, attribute_table(evaluation))
     texts = ConfigTexts(folder / "configs.jsonl")
     jobs: list[tuple[Job, Sequence[int]]] = []
@@ -293,7 +298,13 @@ def recover(evaluation: Evaluation, text: str, bench: Bench) -> tuple[pd.DataFra
     tasks = [
         task
         for job, images in jobs
-        for task in tasks_of(job, earlier, images, evaluation.batch_size)
+        for task in tasks_of(
+            job,
+            earlier,
+            images,
+            evaluation.batch_size,
+            evaluation.pictured(job.template.seed),
+        )
     ]
     total = sum(len(images) for _, images in jobs)
     failures = perform(evaluation, text, bench, tasks, total, earlier) if tasks else []
@@ -312,7 +323,7 @@ def perform(
     devices = evaluation.devices()
     make = partial(bench_of_text, text) if len(devices) > 1 else lambda device: bench
     left = TimeLeft(tasks, earlier, len(devices))
-    failures = []
+    failures: Counter[str] = Counter()  # each once, with the images it cost
     missing = sum(len(task.images) for task in tasks)
     with image_bar("Recovering", total, initial=total - missing, bar_format=BAR) as bar:
 
@@ -320,16 +331,15 @@ def perform(
             bar.set_postfix_str(f"{left}, evaluation {evaluation}", refresh=False)
             bar.update(0)
 
-        for done in perform_all(
-            tasks, make, devices, evaluation.folder, evaluation.pictured, progress=show
-        ):
+        for done in perform_all(tasks, make, devices, evaluation.folder, progress=show):
             left.count(done)
             bar.set_postfix_str(str(left), refresh=False)
             bar.update(len(done.task.images))
             if done.failure:
                 task = done.task
-                failures.append(f"{task.method} on {task.problem}, {task.dataset}: {done.failure}")
-    return failures
+                where = f"{task.method} on {task.problem}, {task.dataset}"
+                failures[f"{where}: {done.failure}"] += len(task.images)
+    return [f"{failure} ({images} images)" for failure, images in failures.items()]
 
 
 def givens(evaluation: Evaluation, bench: Bench, rows: pd.DataFrame) -> dict[str, Given]:
@@ -344,9 +354,11 @@ def givens(evaluation: Evaluation, bench: Bench, rows: pd.DataFrame) -> dict[str
 
 def run_studies(
     evaluation: Evaluation, bench: Bench, rows: pd.DataFrame
-) -> tuple[list[Section], dict[str, Tables]]:
-    """Sections of the studies, from tables on disk where these are up to date."""
-    sections, tables = [], {}
+) -> tuple[list[Section], dict[str, Tables], list[str]]:
+    """Sections and tables of the studies, from disk where these are up to date; what failed."""
+    sections: list[Section] = []
+    tables: dict[str, Tables] = {}
+    failures: list[str] = []
     for name, given in givens(evaluation, bench, rows).items():
         study = evaluation.studies[name]
         given.folder.mkdir(parents=True, exist_ok=True)
@@ -357,9 +369,14 @@ def run_studies(
             def show(text: str, name: str = name, status: Status = status) -> None:
                 status.update(f"{name}: {text}")
 
-            tables[name] = study_tables(study, given, folder, used, show)
-        sections.append(study_section(study, tables[name], given.folder))
-    return sections, tables
+            try:
+                tables[name] = study_tables(study, given, folder, used, show)
+                sections.append(study_section(study, tables[name], given.folder))
+            except OSError:
+                raise
+            except Exception as error:  # the rest is worth a report
+                failures.append(f"studies.{name}: {type(error).__name__}: {error}")
+    return sections, tables, failures
 
 
 def report(
@@ -370,12 +387,15 @@ def report(
     title = evaluation.title or evaluation.name
     title += f", {evaluation.image_size}px" if len(rows) else ""
     if len(rows):
-        sheets = sample_sheets(folder, evaluation.trials.methods, evaluation.trials.problems)
+        trials = evaluation.trials
+        shown = [] if trials.gammas is not None else trials.problems
+        sets = trials.sets or evaluation.sets
+        sheets = sample_sheets(folder, trials.methods, shown, sets)
         published = read_published() if evaluation.published else read_published()[:0]
         n = 3 * evaluation.image_size**2
         recovered = recovery_section("Recovery", rows, published, n)
         sections = [replace(recovered, pictures=sheets), *sections]
-    summary = [f"Not recovered: {failure}" for failure in failures]
+    summary = [f"Failed: {failure}" for failure in failures]
     if len(sections) == 1:  # what it found is said once
         summary += sections[0].sentences
         sections = [replace(sections[0], sentences=())]
@@ -411,14 +431,15 @@ def alone_in(folder: Path) -> Iterator[None]:
 def evaluate(evaluation: Evaluation, text: str) -> list[str]:
     """Run an evaluation. Returns what failed, a line each."""
     bench = make_bench(evaluation, evaluation.devices()[0])
-    for name, given in givens(evaluation, bench, pd.DataFrame()).items():
+    for name, given in givens(evaluation, bench, pd.DataFrame(columns=COLUMNS)).items():
         try:
             evaluation.studies[name].check(given)
         except ValueError as error:
             raise ValueError(f"studies.{name}: {error}") from error
     with alone_in(evaluation.folder):
         rows, failures = recover(evaluation, text, bench)
-        sections, tables = run_studies(evaluation, bench, rows)
+        sections, tables, failed = run_studies(evaluation, bench, rows)
+        failures += failed
         page = report(evaluation, rows, sections, failures)
         if evaluation.wandb != "disabled":
             flat = {f"{n}/{k}": t for n, of in tables.items() for k, t in of.items()}
@@ -441,7 +462,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(fail("interrupted: finished rows are kept, the same command does the rest", 130))
     if failures:
-        sys.exit(fail("not recovered:\n  " + "\n  ".join(failures), 1))
+        sys.exit(fail("failed:\n  " + "\n  ".join(failures), 1))
 
 
 def fail(message: str, status: int = 2) -> int:

@@ -303,7 +303,7 @@ def _require_defined(what: str, names: Iterable[str], defined: Collection[str]) 
 def _gather(rows: pd.DataFrame, trainer: pl.Trainer) -> pd.DataFrame:
     """All ranks' rows, on every rank. The only collective, once each rank has finished."""
     if trainer.world_size == 1:
-        return rows
+        return rows.drop_duplicates(KEY, keep="last", ignore_index=True)
     parts: list[pd.DataFrame] = [rows] * trainer.world_size
     torch.distributed.all_gather_object(parts, rows)
     return pd.concat(parts).drop_duplicates(KEY, keep="last", ignore_index=True)

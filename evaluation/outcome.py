@@ -1,5 +1,6 @@
 """From rows and studies to what a reader gets: tables on disk, one page, Weights & Biases."""
 
+import hashlib
 import json
 import os
 import platform
@@ -11,15 +12,15 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
+from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.utils import make_grid, save_image
 
 from recovery.page import Section
 from recovery.report import means
-from recovery.rows import describe
+from recovery.rows import KEY, describe
 from studies.study import Given, Study, Tables
 
-TABLE = "{}.csv"
 Mode = Literal["online", "offline", "disabled"]  # of W&B
 
 
@@ -30,28 +31,59 @@ def study_tables(
     fingerprints: Mapping[str, str],
     progress: Callable[[str], None],
 ) -> Tables:
-    """A study's tables: those on disk if it, its priors and its rows are the same, else computed.
+    """A study's tables: those on disk if all that it depends on is the same, else computed.
 
     Args:
         study, given: what and from what.
         folder: of its tables.
         fingerprints: of the priors it uses, by name.
         progress: is told what the study is doing.
+
+    Raises:
+        OSError: the tables cannot be written.
     """
-    depends: dict[str, Any] = {"study": describe(study), "priors": fingerprints}
+    depends: dict[str, Any] = {
+        "study": describe(study),
+        "priors": fingerprints,
+        "sets": {name: _digest(given.sets[name].images) for name in names_in(study, given.sets)},
+    }
     if study.reads_rows:
-        depends["rows"] = sorted(given.rows["config"].unique()), len(given.rows)
+        psnrs = given.rows.sort_values(KEY)[[*KEY, "config", "psnr"]]
+        depends |= {"rows": _digest(psnrs), "attributes": _digest(given.attributes)}
     identity = json.dumps(depends, sort_keys=True, default=str)
     about = folder / "study.json"
-    if about.exists() and (saved := json.loads(about.read_text()))["identity"] == identity:
-        return {name: pd.read_csv(folder / TABLE.format(name)) for name in saved["tables"]}
-    tables = study.compute(given, progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    about.unlink(missing_ok=True)  # so that no table of an interrupted save is taken for whole
-    for name, table in tables.items():
-        table.to_csv(folder / TABLE.format(name), index=False)
-    about.write_text(json.dumps({"identity": identity, "tables": list(tables)}))
-    return {name: pd.read_csv(folder / TABLE.format(name)) for name in tables}
+    saved = _read_json(about)
+    if saved.get("identity") != identity or not all(
+        (given.folder / picture).exists() for picture in saved["pictures"]
+    ):
+        for old in given.folder.glob("*.png"):
+            old.unlink()
+        tables = study.compute(given, progress)
+        folder.mkdir(parents=True, exist_ok=True)
+        about.unlink(missing_ok=True)  # so that no table of an interrupted save is taken for whole
+        for name, table in tables.items():
+            table.to_csv(folder / f"{name}.csv", index=False)
+        pictures = sorted(path.name for path in given.folder.glob("*.png"))
+        saved = {"identity": identity, "tables": list(tables), "pictures": pictures}
+        unfinished = about.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(saved))
+        os.replace(unfinished, about)
+    return {name: pd.read_csv(folder / f"{name}.csv") for name in saved["tables"]}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a file says; nothing, if it is absent or damaged."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+
+
+def _digest(data: pd.DataFrame | Tensor | None) -> str:
+    if data is None:
+        return ""
+    content = data.numpy().tobytes() if isinstance(data, Tensor) else data.to_csv().encode()
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def names_in(study: Study, names: Iterable[str]) -> list[str]:
@@ -71,15 +103,17 @@ def study_section(study: Study, tables: Tables, pictures: Path) -> Section:
     )
 
 
-def sample_sheets(folder: Path, methods: Sequence[str], problems: Sequence[str]) -> dict[str, Path]:
+def sample_sheets(
+    folder: Path, methods: Sequence[str], problems: Sequence[str], sets: Iterable[str]
+) -> dict[str, Path]:
     """Caption -> PNG: truth, measurement, recoveries; a row an image, a sheet a problem and set.
 
     Only images that every method has recovered.
     """
     sheets = {}
     for problem in problems:
-        for dataset in sorted((folder / "pictures" / problem).glob("*/")):
-            tiles = sorted(path for path in dataset.iterdir() if path.is_dir())
+        for dataset in sets:
+            tiles = sorted((folder / "pictures" / problem / dataset).glob("*/"))
             names = [
                 name
                 for name in ("truth", "measurement", *methods)
@@ -96,10 +130,10 @@ def sample_sheets(folder: Path, methods: Sequence[str], problems: Sequence[str])
             size = max(1, 96 // cells[0].shape[-1])
             grid = make_grid(torch.stack(cells), nrow=len(names), padding=1, pad_value=255)
             grid = grid.repeat_interleave(size, 1).repeat_interleave(size, 2)
-            path = folder / "sheets" / f"{problem}-{dataset.name}.png"
+            path = folder / "sheets" / f"{problem}-{dataset}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             save_image(grid.float() / 255, path)
-            sheets[f"{problem}, {dataset.name}: {' | '.join(names)}"] = path
+            sheets[f"{problem}, {dataset}: {' | '.join(names)}"] = path
     return sheets
 
 
@@ -117,7 +151,7 @@ def details(
         "hardware": f"{', '.join(sorted(names))}, {os.cpu_count()} cores",
         "processes": str(len(devices)),
         "seeds": ", ".join(map(str, seeds)),
-        "recovered images": f"{len(rows):,}",
+        "recoveries": f"{len(rows):,}",
         "seconds per image": ", ".join(
             f"{method} {seconds:.2g}"
             for method, seconds in rows.groupby("method", sort=False)["seconds"].median().items()

@@ -10,7 +10,7 @@ from recovery.deepinv import Deepinv, Reconstructor
 from recovery.methods import MethodFactory, PriorFree
 from recovery.operators import ImageShape, Operator
 from recovery.priors import Prior
-from recovery.rows import ConfigTexts, Row
+from recovery.rows import KEY, ConfigTexts, Row
 from recovery.trial import ImageSet, Job, Problem
 
 
@@ -27,6 +27,10 @@ class NamedMethod:
     method: Deepinv | PriorFree | MethodFactory
     prior: str | None = None
     images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.images is not None and self.images < 1:
+            raise ValueError(f"methods: images must be at least 1, got {self.images}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,13 @@ class Trials:
                 raise ValueError(f"trials.{name} must be at least 1, got {getattr(self, name)}")
         if self.gammas is not None and any(gamma < 0 for gamma in self.gammas):
             raise ValueError(f"trials.gammas must be at least 0, got {self.gammas}")
+        if not self.seeds:
+            raise ValueError("trials.seeds: name at least one")
+        for name in ("problems", "methods", "sets", "seeds", "gammas", "balance"):
+            values = getattr(self, name) or []
+            twice = [value for value in values if values.count(value) > 1]
+            if twice:
+                raise ValueError(f"trials.{name}: {twice[0]!r} is named twice")
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,7 @@ class Task:
     dataset: str
     template: Row
     images: tuple[int, ...]
+    pictured: int  # images of the set that are shown: the first so many
 
 
 class Bench:
@@ -159,18 +171,23 @@ def plan(trials: Trials, bench: Bench, run: str, texts: ConfigTexts) -> Iterator
                         yield bench.job(replace(row, gamma=gamma), dataset, texts)
 
 
-def tasks_of(job: Job, rows: pd.DataFrame, images: Sequence[int], size: int) -> list[Task]:
-    """The images of a job that have no row yet, `size` at a time."""
+def tasks_of(
+    job: Job, rows: pd.DataFrame, images: Sequence[int], size: int, pictured: int
+) -> list[Task]:
+    """The images of a job that have no row yet, `size` at a time; `pictured` as in Task."""
     missing = sorted(set(images) & set(job.missing(rows)))
     row = job.template
     return [
-        Task(row.problem, row.method, job.images.name, row, tuple(missing[i : i + size]))
+        Task(row.problem, row.method, job.images.name, row, tuple(missing[i : i + size]), pictured)
         for i in range(0, len(missing), size)
     ]
 
 
 def current(rows: pd.DataFrame, jobs: Sequence[tuple[Job, Sequence[int]]]) -> pd.DataFrame:
-    """The rows of these jobs and images: not those of an earlier config or a larger plan."""
+    """The rows of these jobs and images, each once: none of an earlier config or a larger plan.
+
+    A batch whose rows were cut short by a kill is recovered again, what was kept of it too.
+    """
     columns = ["config", "dataset", "problem", "method", "seed", "image"]
     wanted = {
         (row.config, job.images.name, row.problem, row.method, row.seed, job.images.image_names[i])
@@ -179,4 +196,4 @@ def current(rows: pd.DataFrame, jobs: Sequence[tuple[Job, Sequence[int]]]) -> pd
         for i in images
     }
     keep = [key in wanted for key in rows[columns].itertuples(index=False, name=None)]
-    return rows[keep].reset_index(drop=True)
+    return rows[keep].drop_duplicates([*KEY, "config"], keep="last", ignore_index=True)

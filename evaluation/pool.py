@@ -37,15 +37,13 @@ class Worker:
         bench: what tasks name.
         rows: its own file.
         pictures: folder of what recovered images look like.
-        pictured: images of every set shown there.
     """
 
-    def __init__(self, bench: Bench, rows: Path, pictures: Path, pictured: int) -> None:
+    def __init__(self, bench: Bench, rows: Path, pictures: Path) -> None:
         self.bench = bench
         self.rows = RowFile(rows)
         self.texts = ConfigTexts(None)
         self.pictures = pictures
-        self.pictured = pictured
 
     def perform(self, task: Task, progress: Progress | None = None) -> Done:
         """Rows are on disk when this returns. Raises OSError where they cannot be written."""
@@ -61,10 +59,12 @@ class Worker:
                 progress=progress,
             )
             for trial in trials:
-                self.save_pictures(task, trial, job.operator.linear and job.operator.A_adjoint)
                 self.rows.append(trial.rows)
+                self.save_pictures(task, trial, job.operator.linear and job.operator.A_adjoint)
             return Done(task, trial.rows[-1].seconds)
-        except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        except OSError:
+            raise
+        except Exception as error:
             # one method's failure, out of memory say, is not the others'; a rerun tries again
             return Done(task, failure=f"{type(error).__name__}: {error}")
 
@@ -78,7 +78,7 @@ class Worker:
         elif callable(adjoint):
             seen = adjoint(trial.y)
         for i, index in enumerate(task.images):
-            if index >= self.pictured:
+            if index >= task.pictured:
                 continue
             folder = self.pictures / task.problem / task.dataset / f"{index:05d}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,6 @@ def perform_all(
     make: Callable[[torch.device], Bench],
     devices: Sequence[torch.device],
     folder: Path,
-    pictured: int,
     progress: Progress | None = None,
 ) -> Iterator[Done]:
     """Yields tasks as they end; one process per device, this one alone if there is one device.
@@ -103,7 +102,6 @@ def perform_all(
         make: the bench on a device; must be picklable for several devices.
         devices: of the processes.
         folder: of rows and pictures.
-        pictured: see `Worker`.
         progress: of this process alone.
 
     Raises:
@@ -111,7 +109,7 @@ def perform_all(
         RuntimeError: a process was killed, by lack of memory say.
     """
     if len(devices) == 1:
-        worker = Worker(make(devices[0]), folder / "rows.csv", folder / "pictures", pictured)
+        worker = Worker(make(devices[0]), folder / "rows.csv", folder / "pictures")
         yield from (worker.perform(task, progress) for task in tasks)
         return
     context = multiprocessing.get_context("spawn")
@@ -123,7 +121,7 @@ def perform_all(
         len(devices),
         mp_context=context,
         initializer=_start,
-        initargs=(places, threads, make, folder, pictured),
+        initargs=(places, threads, make, folder),
     ) as pool:
         futures = [pool.submit(_perform, task) for task in tasks]
         try:
@@ -147,7 +145,6 @@ def _start(
     threads: int,
     make: Callable[[torch.device], Bench],
     folder: Path,
-    pictured: int,
 ) -> None:
     """Of a new process: it ends with its parent, and leaves Ctrl-C to it."""
     global _worker
@@ -157,7 +154,7 @@ def _start(
     torch.set_num_threads(threads)
     index, device = places.get()
     rows = folder / f"rows-{index}.csv"
-    _worker = Worker(make(torch.device(device)), rows, folder / "pictures", pictured)
+    _worker = Worker(make(torch.device(device)), rows, folder / "pictures")
 
 
 def _perform(task: Task) -> Done:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from lightning_modules.clock import ClockedModule, require_same_architecture
 from lightning_modules.exported import PRIORS, RECORD, WEIGHTS, kind_of, read_export
@@ -52,11 +52,16 @@ def load_run(path: Path) -> TrainedRun:
             raise FileNotFoundError(
                 f"{needed} is missing: {path} is no run of train.py, checkpoint of one or export"
             )
-    config = yaml.safe_load((directory / "config.yaml").read_text())
-    parser = ArgumentParser()
+    parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ClockedModule, "model")
-    resolved = parser.parse_object({"model": config["model"]})
-    module = parser.instantiate_classes(resolved).model
+    try:
+        config = dict(yaml.safe_load((directory / "config.yaml").read_text()))
+        resolved = parser.parse_object({"model": config["model"]})
+        module = parser.instantiate(resolved).model
+    except (yaml.YAMLError, ArgumentError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{directory / 'config.yaml'} is damaged or of another version: {error}"
+        ) from error
     saved = read_checkpoint(checkpoint)
     require_same_architecture(module.state_dict(), saved["state_dict"])
     module.load_state_dict(saved["state_dict"])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from recovery.deepinv import require_deepinv
 from recovery.methods import PriorFree, Progress, Recovery, Status, residual_norm
 from recovery.operators import Operator
 
@@ -32,20 +33,15 @@ class BM3D(PriorFree):
     Args:
         patch_size: side of a patch in pixels.
         stride: pixels between the patches to which others are matched.
-
-    Raises:
-        ImportError: deepinv is not installed.
     """
 
     def __init__(self, patch_size: int = 6, stride: int = 2) -> None:
         super().__init__()
-        from recovery.deepinv import require_deepinv
-
-        require_deepinv("BM3D")
         self.patch_size = patch_size
         self.stride = stride
 
     def check(self, operator: Operator) -> None:
+        require_deepinv("BM3D")
         if not operator.denoises or not operator.sigma > 0:
             raise ValueError(
                 "BM3D removes noise of known sigma from a whole image, and "

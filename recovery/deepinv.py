@@ -27,9 +27,9 @@ from recovery.seeds import seed_from
 
 
 def require_deepinv(what: str) -> None:
-    """Raises ImportError, saying how to install it, if deepinv is missing."""
+    """Raises ValueError, saying how to install it, if deepinv is missing."""
     if importlib.util.find_spec("deepinv") is None:
-        raise ImportError(f"{what} needs deepinv, which is not installed: pip install deepinv")
+        raise ValueError(f"{what} needs deepinv, which is not installed: pip install deepinv")
 
 
 class Deepinv:
@@ -74,10 +74,7 @@ def find(class_path: str) -> Callable[..., Any]:
     """The class or function of that dotted name; raises ValueError."""
     module, _, name = class_path.rpartition(".")
     if class_path.startswith("deepinv."):
-        try:
-            require_deepinv(class_path)
-        except ImportError as error:
-            raise ValueError(str(error)) from error
+        require_deepinv(class_path)
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -387,15 +384,13 @@ class TotalVariation(PriorFree):
         tolerance: converged once an iteration changes the image by less than this, relatively.
 
     Raises:
-        ImportError: deepinv is not installed.
-        ValueError: naming the option.
+        ValueError: naming the option; when asked to serve an operator, deepinv is not installed.
     """
 
     def __init__(
         self, weight: float = 0.01, iterations: int = 500, tolerance: float = 1e-5
     ) -> None:
         super().__init__()
-        require_deepinv("total variation")
         if not weight > 0:
             raise ValueError(f"weight must be above 0, got {weight}")
         if iterations < 1:
@@ -405,6 +400,7 @@ class TotalVariation(PriorFree):
         self.tolerance = tolerance
 
     def check(self, operator: Operator) -> None:
+        require_deepinv("total variation")
         require_linear("total variation", operator)
 
     @torch.no_grad()

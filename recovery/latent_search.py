@@ -96,8 +96,8 @@ class LatentSearch(PriorBased):
         for first in range(0, len(y), self.batch_size):
             part = slice(first, first + self.batch_size)
             mixed = [seed_from("start", self.seed, seed) for seed in seeds[part]]
-            start = self.start(self.prior, y[part], operator, mixed).to(y)
-            parts.append(self._search(y[part], start, operator, progress))
+            first_latents = self.start.part(part)(self.prior, y[part], operator, mixed).to(y)
+            parts.append(self._search(y[part], first_latents, operator, progress))
         return concatenate(parts)
 
     def _search(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recovery.linear import back_project
+from recovery.linear import solve_normal
 from recovery.methods import PriorFree
 from recovery.operators import Operator
 from recovery.seeds import normal
@@ -24,6 +24,10 @@ class Start:
 
     def knowing(self, truth: Tensor) -> "Start":
         """This start once it has seen the true images (B, C, H, W): only diagnostics differ."""
+        return self
+
+    def part(self, images: slice) -> "Start":
+        """This start for a part of the batch whose truth it has seen."""
         return self
 
 
@@ -47,9 +51,17 @@ class Normal(Start):
 
 @dataclass(frozen=True)
 class OnSphere(Start):
-    """A random direction of norm `radius` sqrt(n): at radius 1 that of a typical latent."""
+    """A random direction of norm `radius` sqrt(n): at radius 1 that of a typical latent.
+
+    Raises:
+        ValueError: radius is negative.
+    """
 
     radius: float
+
+    def __post_init__(self) -> None:
+        if not self.radius >= 0:
+            raise ValueError(f"radius must be at least 0, got {self.radius}")
 
     def __call__(self, prior: Any, y: Tensor, operator: Operator, seeds: Sequence[int]) -> Tensor:
         directions = normal(seeds, (prior.latent_dim,))
@@ -82,14 +94,19 @@ class NullSpace(Start):
     def knowing(self, truth: Tensor) -> "NullSpace":
         return replace(self, truth=truth)
 
+    def part(self, images: slice) -> "NullSpace":
+        return self if self.truth is None else replace(self, truth=self.truth[images])
+
     @torch.no_grad()
     def __call__(self, prior: Any, y: Tensor, operator: Operator, seeds: Sequence[int]) -> Tensor:
         if self.truth is None:
             raise ValueError("NullSpace starts from the truth, which this search was not shown")
         drawn = normal(seeds, operator.image_shape).to(y)
-        unseen = back_project(drawn, torch.zeros_like(y), operator)  # drawn - A^+ A drawn
-        length = unseen.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        u, _, solved = solve_normal(operator.A(drawn), operator, iterations=1000)
+        unseen = drawn - operator.A_adjoint(u)  # drawn - A^+ A drawn
+        length = unseen.flatten(1).norm(dim=1)
         # where A sees everything, what is left is rounding: the start is then the truth itself
-        seen_all = length < 1e-3 * drawn.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        step = torch.where(seen_all, 0.0, self.distance / length) * unseen
+        hidden = solved & (length > 1e-3 * drawn.flatten(1).norm(dim=1))
+        scale = torch.where(hidden, self.distance / length, 0.0)
+        step = scale.view(-1, 1, 1, 1) * unseen
         return prior.encode(self.truth + step)[0]

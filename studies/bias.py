@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from recovery.report import named
 from studies.study import Given, Study, Tables
 
 SMALL = 50  # images below which a group's mean is not to be relied on
 DRAWS = 2000  # of the bootstrap
-GROUP = ["attribute", "problem", "method"]
 
 
 def read_attributes(path: Path) -> pd.DataFrame:
@@ -20,7 +20,7 @@ def read_attributes(path: Path) -> pd.DataFrame:
     CelebA's -1 / 1 are read as 0 / 1.
 
     Raises:
-        ValueError: the file is missing, or has no column `name`.
+        ValueError: the file is missing, has no column `name`, or names an image twice.
     """
     try:
         table = pd.read_csv(path)
@@ -31,16 +31,34 @@ def read_attributes(path: Path) -> pd.DataFrame:
     if "name" not in table:
         raise ValueError(f"attributes: {path} has no column 'name'")
     names = table["name"].astype(str).str.replace(r"\.[^.]*$", "", regex=True)
+    if names.duplicated().any():
+        raise ValueError(f"attributes: {path} names {names[names.duplicated()].iloc[0]!r} twice")
     return table.drop(columns="name").set_index(names).replace(-1, 0)
 
 
 def require_attributes(table: pd.DataFrame, attributes: Sequence[str]) -> None:
+    """Raises ValueError naming an attribute that the table lacks, or whose values are others."""
     for attribute in attributes:
         if attribute not in table:
             raise ValueError(
                 f"there is no attribute {attribute!r} in the table; it has "
                 f"{', '.join(map(str, table.columns))}"
             )
+        others = table[attribute][~table[attribute].isin((0, 1))]
+        if len(others):
+            raise ValueError(
+                f"the attribute {attribute!r} of {others.index[0]} is {others.iloc[0]!r}: "
+                "attributes are 0 or 1 (or -1 and 1)"
+            )
+
+
+def require_known(table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raises ValueError if the table names none of the images."""
+    if not any(name in table.index for name in names):
+        raise ValueError(
+            f"the attribute table names none of the {len(names)} images ({names[0]}, ...); it "
+            f"names {', '.join(map(str, table.index[:2]))}, ..."
+        )
 
 
 def balanced(
@@ -48,16 +66,11 @@ def balanced(
 ) -> list[int]:
     """Positions of the first images that give each attribute `per_group` with and without it.
 
-    Fewer where there are not so many. Raises ValueError if the table knows none of the images, or
-    not the attribute.
+    Fewer where there are not so many: none, if the table knows none of the images. Raises
+    ValueError if it has no such attribute.
     """
     require_attributes(table, attributes)
     known = [index for index, name in enumerate(names) if name in table.index]
-    if not known:
-        raise ValueError(
-            f"the attribute table names none of the {len(names)} images ({names[0]}, ...); it "
-            f"names {', '.join(map(str, table.index[:2]))}, ..."
-        )
     values = table.loc[[names[index] for index in known], list(attributes)].to_numpy()
     chosen = set()
     for column in values.T:
@@ -77,14 +90,18 @@ class Bias(Study):
     Args:
         attributes: columns of the attribute table, as `Eyeglasses`; `not No_Beard` turns one round.
         reference: a method that needs no training.
+        dataset: whose images the table knows.
     """
 
     title = "Recovery of images with and without an attribute"
     reads_rows = True
 
-    def __init__(self, attributes: list[str], reference: str = "lasso-dct") -> None:
+    def __init__(
+        self, attributes: list[str], reference: str = "lasso-dct", dataset: str = "celeba-val"
+    ) -> None:
         self.attributes = attributes
         self.reference = reference
+        self.dataset = dataset
 
     def check(self, given: Given) -> None:
         if given.attributes is None:
@@ -93,12 +110,17 @@ class Bias(Study):
 
     def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
         assert given.attributes is not None
-        psnr = given.rows.groupby(["problem", "method", "image"])["psnr"].mean().unstack("image")
-        psnr = psnr.loc[:, psnr.columns.isin(given.attributes.index)]
-        if psnr.empty:
+        rows_of_set = named(given.rows[given.rows["dataset"] == self.dataset])
+        methods = list(dict.fromkeys(rows_of_set["method"]))
+        if self.reference not in methods:
             raise ValueError(
-                "the attribute table names none of the recovered images: is it of another set?"
+                f"no image of {self.dataset} was recovered by the reference {self.reference!r}: "
+                f"recovered by {', '.join(methods) or 'nothing'}"
             )
+        groups = rows_of_set.groupby(["problem", "method", "image"], sort=False)["psnr"]
+        psnr = groups.mean().unstack("image")
+        require_known(given.attributes, list(psnr.columns))
+        psnr = psnr.loc[:, psnr.columns.isin(given.attributes.index)]
         rows = []
         for attribute in self.attributes:
             shown = given.attributes.loc[psnr.columns, column(attribute)].to_numpy() == 1
@@ -108,18 +130,16 @@ class Bias(Study):
                 progress(f"{attribute}, {problem}")
                 of_problem = psnr.loc[problem]
                 for method, values in of_problem.iterrows():
-                    relative = (
-                        values - of_problem.loc[self.reference]
-                        if (self.reference in of_problem.index)
-                        else values * np.nan
-                    )
+                    own = compare(values.to_numpy(), shown)
+                    relative = values - of_problem.loc[self.reference]
+                    versus = compare(relative.to_numpy(), shown)
                     rows.append(
                         {
                             "attribute": attribute,
                             "problem": problem,
                             "method": method,
-                            **compare(values.to_numpy(), shown, ""),
-                            **compare(relative.to_numpy(), shown, "relative_"),
+                            **own,
+                            **{f"relative_{key}": value for key, value in versus.items()},
                         }
                     )
         return {"bias": pd.DataFrame(rows)}
@@ -128,7 +148,7 @@ class Bias(Study):
         table = tables["bias"]
         sentences = []
         for method, group in table[table["method"] != self.reference].groupby("method", sort=False):
-            group = group[~group["small"]]
+            group = group[~group["relative_small"]]
             worse = group[group["relative_high"] < 0]
             better = group[group["relative_low"] > 0]
             mean = group["relative_difference"].mean()
@@ -186,29 +206,28 @@ def column(attribute: str) -> str:
     return attribute.removeprefix("not ")
 
 
-def compare(values: np.ndarray, shown: np.ndarray, prefix: str) -> dict[str, float | int | bool]:
+def compare(values: np.ndarray, shown: np.ndarray) -> dict[str, float | int | bool]:
     """Mean of the images that show an attribute minus that of the others, with its 95% interval.
 
     Args:
         values: (N,) of images; NaN where there is none.
         shown: (N,) bool.
-        prefix: of the keys of what is returned.
     """
     known = ~np.isnan(values)
     having, lacking = values[known & shown], values[known & ~shown]
-    counts = {"with": len(having), "without": len(lacking)} if not prefix else {}
-    if not prefix:
-        counts["small"] = min(len(having), len(lacking)) < SMALL
+    found: dict[str, float | int | bool] = {
+        "with": len(having),
+        "without": len(lacking),
+        "small": min(len(having), len(lacking)) < SMALL,
+        **dict.fromkeys(("difference", "low", "high"), np.nan),
+    }
     if not len(having) or not len(lacking):
-        nothing = dict.fromkeys(("difference", "low", "high"), np.nan)
-        return {**counts, **{prefix + key: value for key, value in nothing.items()}}
+        return found
     random = np.random.default_rng(0)
     draws = [
         group[random.integers(len(group), size=(DRAWS, len(group)))].mean(axis=1)
         for group in (having, lacking)
     ]
     low, high = np.quantile(draws[0] - draws[1], [0.025, 0.975])
-    found = {"difference": having.mean() - lacking.mean(), "low": low, "high": high}
-    if not prefix:
-        counts |= {"psnr_with": having.mean(), "psnr_without": lacking.mean()}
-    return {**counts, **{prefix + key: float(value) for key, value in found.items()}}
+    difference = having.mean() - lacking.mean()
+    return {**found, "difference": difference, "low": float(low), "high": float(high)}

@@ -6,7 +6,7 @@ G, S = diag(s) and Q an orthonormal basis of the range of S A^T,
 
     E||x_hat - x||^2 = E||S - Q Q^T S||_F^2 = ||S||_F^2 - E||Q^T S||_F^2,
 
-because A V is Gaussian like A for G's right singular vectors V: only s matters. Between
+because A U is Gaussian like A for G's left singular vectors U: only s matters. Between
 
     sum_{i>m} s_i^2  <=  E||x_hat - x||^2  <=  (m - 1) sum_{i>m-2} s_i^2.
 """
@@ -100,7 +100,7 @@ class Theorem1(Study):
         images: int = 1,
         prior_draws: int = 4,
     ) -> None:
-        if not all(part < 100 and round(part * n / 100) >= 4 for part in percent):
+        if not all(4 <= round(part * n / 100) < n for part in percent):
             raise ValueError(
                 f"Theorem1: every m must be from 4 to below n = {n}, got {percent} percent"
             )

@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ import yaml
 from torchvision.utils import save_image
 
 import evaluate
+import evaluation.pool
 import train
 from datamodules import procedural
 from datamodules.prepare import main as prepare
@@ -22,6 +24,9 @@ from evaluation.plan import Task
 from evaluation.pool import Done
 from evaluation.time_left import TimeLeft
 from recovery.rows import COLUMNS, KEY, Row, RowFile, read_rows
+from recovery.trial import ImageSet, Trial
+from studies.bias import Bias
+from studies.study import Tables
 from tests.conftest import TINY
 
 REPOSITORY = Path(__file__).parent.parent
@@ -182,6 +187,7 @@ def test_processes_share_the_work_and_change_no_result(run: Run) -> None:
         "rows.csv",
     ]
     assert read_rows(two / "rows.csv").empty
+    assert not any(read_rows(path).empty for path in two.glob("rows-*.csv"))
     pd.testing.assert_series_equal(psnrs(one), psnrs(two), atol=0.02)
 
 
@@ -214,11 +220,47 @@ def test_a_killed_evaluation_loses_and_repeats_no_row(workshop: Path, tmp_path: 
         assert path.read_bytes().startswith(text[: text.rfind(b"\n") + 1])
 
 
+@pytest.mark.slow
+def test_methods_that_share_a_problem_see_the_same_measurements(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[tuple[str, str, int], list[torch.Tensor]] = {}
+    recover = evaluation.pool.run_trials
+
+    def spy(images: ImageSet, *arguments: Any, **rest: Any) -> Iterator[Trial]:
+        for trial in recover(images, *arguments, **rest):
+            for row, y in zip(trial.rows, trial.y, strict=True):
+                seen.setdefault((row.problem, row.dataset + row.image, row.seed), []).append(y)
+            yield trial
+
+    monkeypatch.setattr("evaluation.pool.run_trials", spy)
+    run("--trials.methods=[glow, adjoint, lasso]", "--batch_size=3")
+    assert len(seen) == 2 * 2 * 3 * 2
+    for measured in seen.values():
+        assert len(measured) == 3 and all(torch.equal(y, measured[0]) for y in measured)
+    image = next(image for problem, image, _ in seen if problem == "denoise")
+    one, other = (seen["denoise", image, seed][0] for seed in (0, 1))
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.slow
+def test_a_batch_cut_by_a_kill_counts_once(run: Run) -> None:
+    options = ["--trials.methods=[decoder]", "--trials.seeds=[0]", "--trials.problems=[cs-50%]"]
+    folder = run(*options)
+    lines = (folder / "rows.csv").read_text().splitlines(keepends=True)
+    assert len(lines) == 1 + 2 * 2 * 3  # two iterates, two sets, three images
+    (folder / "rows.csv").write_text("".join(lines[:4]))  # the first batch has four rows
+    run(*options)
+    assert len(read_rows(folder, every=True)) > 12  # what was kept of it is on disk twice,
+    assert (read_rows(folder).groupby("variant").size() == 6).all()
+    assert "recoveries:\n\n    12" in (folder / "report.md").read_text()  # and reported once
+
+
 def test_methods_that_share_a_problem_see_one_operator(workshop: Path, tmp_path: Path) -> None:
-    evaluation, _ = evaluate.read_evaluation([*arguments(workshop, tmp_path)])
-    bench = evaluate.make_bench(evaluation, torch.device("cpu"))
+    config, _ = evaluate.read_evaluation([*arguments(workshop, tmp_path)])
+    bench = evaluate.make_bench(config, torch.device("cpu"))
     texts = evaluate.ConfigTexts(None)
-    jobs = list(evaluate.plan(evaluation.trials, bench, "tiny", texts))
+    jobs = list(evaluate.plan(config.trials, bench, "tiny", texts))
     assert len(jobs) == 2 * 3 * 2 * 2
     of_problem = {}
     for job in jobs:
@@ -259,6 +301,9 @@ def test_drawn_faces_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["--trials.balance=[Hat]", "--attributes=no.csv"], "there is no file no.csv"),
         (["--trials.balance=[Cat]", "--attributes=TABLE"], "no attribute 'Cat' in the table"),
         (["--batch_size=0"], "batch_size must be at least 1"),
+        (["--trials.seeds=[0, 0]"], "trials.seeds: 0 is named twice"),
+        (["--trials.methods=[lasso, lasso]"], "trials.methods: 'lasso' is named twice"),
+        (["--trials.seeds=[]"], "trials.seeds: name at least one"),
     ],
 )
 def test_bad_input_is_named(
@@ -342,6 +387,59 @@ def test_a_method_that_fails_is_named_and_stops_no_other(
     assert "out of memory" in (tmp_path / "results" / "tiny" / "report.md").read_text()
 
 
+STUDY = "--studies={bias: {class_path: studies.bias.Bias, init_args: {attributes: [Hat]"
+
+
+@pytest.mark.slow
+def test_a_study_that_fails_is_named_in_the_report(
+    run: Run, workshop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = f"--attributes={workshop / 'attributes.csv'}"
+    with pytest.raises(SystemExit) as ended:
+        run("--trials.methods=[adjoint]", table, STUDY + ", dataset: faces}}}")
+    assert ended.value.code == 1
+    message = "no image of faces was recovered by the reference 'lasso-dct': recovered by adjoint"
+    assert f"studies.bias: ValueError: {message}" in capsys.readouterr().err
+    assert "studies.bias: ValueError" in (tmp_path / "results" / "tiny" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_studys_tables_are_kept_while_nothing_they_depend_on_changes(
+    run: Run, workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text((workshop / "attributes.csv").read_text())
+    options = ["--trials.methods=[adjoint]", "--trials.seeds=[0]", f"--attributes={table}"]
+    options.append(STUDY + ", dataset: faces, reference: adjoint}}}")
+    computed: list[str] = []
+    compute = Bias.compute
+
+    def counting(self: Bias, *arguments: Any) -> Tables:
+        computed.append("")
+        return compute(self, *arguments)
+
+    monkeypatch.setattr(Bias, "compute", counting)
+    folder = run(*options)
+    run(*options)
+    assert len(computed) == 1
+    table.write_text(table.read_text().replace(",0,", ",1,"))
+    run(*options)
+    assert len(computed) == 2
+    saved = pd.read_csv(folder / "studies" / "bias" / "bias.csv")
+    assert (saved["with"] == 3).all()  # all that were recovered
+    (folder / "studies" / "bias" / "study.json").write_text("")  # as a full disk leaves it
+    run(*options)
+    assert len(computed) == 3
+
+
+def test_deepinv_is_needed_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recovery.deepinv.importlib.util.find_spec", lambda name: None)
+    found, _ = evaluate.read_evaluation(["--config=configs/evaluate/denoising64.yaml"])
+    operator = found.problems["denoise-0.1"].operator((3, 64, 64))
+    with pytest.raises(ValueError, match="BM3D needs deepinv, which is not installed"):
+        found.methods["bm3d"].method.check(operator)  # type: ignore[union-attr]
+
+
 def test_a_cut_row_is_computed_again(run: Run, tmp_path: Path) -> None:
     options = ["--trials.methods=[adjoint]", "--trials.seeds=[0]"]
     folder = run(*options)
@@ -367,7 +465,7 @@ def test_bias_is_studied_on_balanced_images(run: Run, workshop: Path) -> None:
         "--trials.per_group=2",
         f"--attributes={workshop / 'attributes.csv'}",
         "--studies={bias: {class_path: studies.bias.Bias, init_args: "
-        "{attributes: [Hat, not Young], reference: adjoint}}}",
+        "{attributes: [Hat, not Young], reference: adjoint, dataset: faces}}}",
     )
     table = pd.read_csv(folder / "studies" / "bias" / "bias.csv")
     assert set(table["attribute"]) == {"Hat", "not Young"}
@@ -396,31 +494,31 @@ def test_every_config_names_what_is_defined(path: Path, size: str) -> None:
     if size == "small" and path.stem == "demo":
         pytest.skip("is small as it is")
     small = [f"--config={CONFIGS[0].parent / 'small.yaml'}"] if size == "small" else []
-    evaluation, _ = evaluate.read_evaluation([f"--config={path}", *small])
-    assert evaluation.name == path.stem.replace("_", "-")
-    trials = evaluation.trials
+    found, _ = evaluate.read_evaluation([f"--config={path}", *small])
+    assert found.name == path.stem.replace("_", "-")
+    trials = found.trials
     for names, defined in (
-        (trials.problems, evaluation.problems),
-        (trials.methods, evaluation.methods),
-        (trials.sets or [], evaluation.sets),
+        (trials.problems, found.problems),
+        (trials.methods, found.methods),
+        (trials.sets or [], found.sets),
     ):
         assert set(names) <= set(defined)
     for name in trials.methods:
-        prior = evaluation.methods[name].prior
-        assert prior is None or prior in evaluation.priors
+        prior = found.methods[name].prior
+        assert prior is None or prior in found.priors
     for problem in trials.problems:
-        shape = (3, evaluation.image_size, evaluation.image_size)
-        assert evaluation.problems[problem].operator(shape).measurements > 0
-    assert trials.problems or evaluation.studies
+        shape = (3, found.image_size, found.image_size)
+        assert found.problems[problem].operator(shape).measurements > 0
+    assert trials.problems or found.studies
     assert yaml.safe_load(path.read_text()).keys() >= {"name"}
     if size == "small":
-        assert evaluation.image_size == 32
+        assert found.image_size == 32
 
 
 def test_the_time_left_counts_each_method_by_its_own_speed() -> None:
     row = Row("run", "", 0, 0)
     slow, fast = (
-        [Task("p", name, "s", row, (0, 1)) for _ in range(2)] for name in ("slow", "fast")
+        [Task("p", name, "s", row, (0, 1), 0) for _ in range(2)] for name in ("slow", "fast")
     )
     left = TimeLeft([*slow, *fast], pd.DataFrame(), processes=2)
     assert str(left) == "time left not known yet"

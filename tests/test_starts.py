@@ -46,6 +46,21 @@ def test_the_null_space_start_fits_y_and_is_as_far_from_the_truth_as_asked() -> 
     assert torch.allclose((x - IMAGES).flatten(1).norm(dim=1), torch.tensor(2.0), atol=1e-3)
 
 
+def test_the_null_space_start_does_not_depend_on_the_batch() -> None:
+    prior, operator = glow(), GaussianSensing(SHAPE, m=60)
+    images = torch.rand(3, *SHAPE, generator=generator("three"))
+    y = operator.A(images)
+    found = [
+        LatentSearch(prior, start=NullSpace(), evaluations=2, batch_size=size)
+        .knowing(images)
+        .recover(y, operator)
+        .image
+        for size in (1, 2, 3)
+    ]
+    assert torch.allclose(found[0], found[2], atol=1e-3)
+    assert torch.allclose(found[1], found[2], atol=1e-3)
+
+
 def test_where_everything_is_seen_the_null_space_start_is_the_truth() -> None:
     prior, operator = glow(), Denoising(SHAPE, 0.0)
     z = NullSpace().knowing(IMAGES)(prior, IMAGES, operator, [1, 2])
