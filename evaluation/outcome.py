@@ -45,7 +45,11 @@ def study_tables(
     depends: dict[str, Any] = {
         "study": describe(study),
         "priors": fingerprints,
-        "sets": {name: _digest(given.sets[name].images) for name in names_in(study, given.sets)},
+        # images are seen through a prior: a study without one reads none
+        "sets": {
+            name: _digest(given.sets[name].images)
+            for name in (names_in(study, given.sets) if fingerprints else ())
+        },
     }
     if study.reads_rows:
         psnrs = given.rows.sort_values(KEY)[[*KEY, "config", "psnr"]]

@@ -387,6 +387,20 @@ def test_a_method_that_fails_is_named_and_stops_no_other(
     assert "out of memory" in (tmp_path / "results" / "tiny" / "report.md").read_text()
 
 
+def test_a_study_without_a_prior_needs_no_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("INVERTIBLE_PRIORS_DATA", raising=False)
+    options = ["--config=configs/evaluate/theorem1.yaml", f"--root={tmp_path}"]
+    options.append(
+        "--studies={theorem-1: {class_path: studies.theorem1.Theorem1, init_args: "
+        "{n: 20, draws: 3, percent: [20, 50]}}}"
+    )
+    evaluate.main(options)
+    table = pd.read_csv(next((tmp_path / "theorem1" / "studies" / "theorem-1").glob("*.csv")))
+    assert set(table["m"]) == {4, 10}
+
+
 STUDY = "--studies={bias: {class_path: studies.bias.Bias, init_args: {attributes: [Hat]"
 
 
