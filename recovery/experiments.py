@@ -1,15 +1,19 @@
 """From rows to the sections of the page: findings, tables and figures, as the paper lays them out.
 
 Averages are over images, each first averaged over its seeds. A difference between two methods is
-the mean of the differences on the images both recovered, and is claimed only where it exceeds two
-of its standard errors.
+the mean of the differences on the images both recovered. Who leads is the method whose smallest
+difference to another is the largest: where all have the same images, the one with the highest mean.
+The lead is claimed only if that difference is of at least FEW images and exceeds its standard error
+times the two-sided 95% quantile of Student's t. Pairs with fewer images in common stand back: a
+slow method that was given few images decides nothing about the others.
 """
 
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -23,6 +27,25 @@ Layout = Literal["m", "gamma", "methods"]
 
 UNSQUARED = "v1-2019"  # penalised ||z||: its gamma means the same as ours at 0 alone
 SAME_M = 0.02  # relative: m/n of other image sizes counts as the same problem's
+FEW = 8  # images: a difference on fewer is given, and is no lead
+DIAGNOSTICS = {"start-null-space"}  # methods that see the truth: shown, never compared
+
+# What the published rows call methods and problems that have other names here.
+PUBLISHED_METHODS = {
+    "glow-denoising": "glow",
+    "glow-128": "glow",
+    "deep-decoder-128": "deep-decoder",
+    "start-0": "glow (init 0)",
+    "start-0.1": "glow (init 0.1)",
+    "start-0.7": "glow (init 0.7)",
+    "start-lasso": "glow (init lasso-wavelet)",
+    "start-null-space": "glow (init null-space-pertnorm-5)",
+}
+PUBLISHED_METHODS |= {  # radius: the norm in units of sqrt(n), n = 12,288
+    f"radius-{round(norm / math.sqrt(12_288), 2):g}": f"glow (init norm {norm})"
+    for norm in range(10, 121, 10)
+}
+PUBLISHED_KINDS = {"initialisation": "cs"}
 
 
 def read_published() -> pd.DataFrame:
@@ -60,7 +83,9 @@ def recovery_section(title: str, rows: pd.DataFrame, published: pd.DataFrame, n:
     means = image_means(images, CELL)
     beside = _beside(published, means, layout)
     draw = {"m": m_figures, "gamma": gamma_figures, "methods": method_figures}[layout]
-    sentences = [*_leads(images, layout), *_failures(means)]
+    leads, meaning = _leads(images, layout)
+    failures = _failures(means)
+    sentences = [*leads, *meaning, *_uneven(means), *_diagnostics(means), *failures]
     if not beside.empty:
         sizes = "" if n == beside["n"].iloc[0] else f" Ours have n = {n:,}."
         sentences.append(
@@ -68,7 +93,8 @@ def recovery_section(title: str, rows: pd.DataFrame, published: pd.DataFrame, n:
             f"and noise, at 64px (n = {beside['n'].iloc[0]:,} values).{sizes}"
         )
     tables = _tables(means, layout) | _published_tables(beside, layout)
-    return Section(title, sentences, tables, lambda: draw(means, beside))
+    summary = [*leads, *failures]
+    return Section(title, sentences, tables, lambda: draw(means, beside), summary=summary)
 
 
 # --- what varies ---------------------------------------------------------------------------------
@@ -112,14 +138,16 @@ def _percent(fractions: pd.Series) -> pd.Series:
 def _beside(published: pd.DataFrame, means: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """The published values of the same kind of problem, set and method as `means`.
 
-    Columns: SET, method, setting, x, psnr, figure, accuracy.
+    Columns: SET, method (our name of it), setting, x, psnr, figure, accuracy.
     """
     shared = {"m": [], "gamma": ["fraction"], "methods": ["fraction", "gamma"]}[layout]
     told_by = ["kind", *SET, "method", *shared, *(["setting", "sigma"] if shared else [])]
     ours = means.assign(kind=_kind(means))[told_by].drop_duplicates()
-    names = {"problem": "kind", "dataset": "name", "sigma": "noise", "gamma": "weight"}
-    theirs = published.rename(columns=names).assign(share=published["m"] / published["n"])
-    found = ours.merge(theirs, on=["kind", "distribution", "method"])
+    ours["theirs"] = _published_names(ours["method"])
+    names = {"method": "theirs", "dataset": "name", "sigma": "noise", "gamma": "weight"}
+    kind, share = published["problem"].replace(PUBLISHED_KINDS), published["m"] / published["n"]
+    theirs = published.rename(columns=names).assign(kind=kind, share=share)
+    found = ours.merge(theirs, on=["kind", "distribution", "theirs"])
     same = found["weight"].isna() | found["weight"].eq(0) | found["figure"].ne(UNSQUARED)
     both = zip(found["dataset"], found["name"], strict=True)  # celeba-test, celeba
     same &= np.array([dataset.startswith(name) for dataset, name in both], dtype=bool)
@@ -129,11 +157,19 @@ def _beside(published: pd.DataFrame, means: pd.DataFrame, layout: Layout) -> pd.
     if "gamma" in shared:
         same &= found["weight"].isna() | np.isclose(found["weight"], found["gamma"])
     found = found[same]
-    found = found[found["figure"] == found.groupby("kind")["figure"].transform("min")]
+    found = found[found["figure"] == found.groupby("problem")["figure"].transform("min")]
     if layout == "m":
         found = found.assign(setting=_percent(found["share"]), x=found["share"])
         return found.sort_values("x", kind="stable")
     return found.assign(x=found["weight"] if layout == "gamma" else math.nan)
+
+
+def _published_names(methods: pd.Series) -> pd.Series:
+    """What the published rows call our methods. Beside radii, 0 is that study's own norm 0."""
+    names = methods.replace(PUBLISHED_METHODS)
+    if methods.str.startswith("radius-").any():
+        names = names.mask(methods.eq("start-0"), "glow (init norm 0)")
+    return names
 
 
 # --- findings ------------------------------------------------------------------------------------
@@ -141,7 +177,7 @@ def _beside(published: pd.DataFrame, means: pd.DataFrame, layout: Layout) -> pd.
 
 @dataclass(frozen=True)
 class Lead:
-    """The best method of a problem on a set, and its mean difference to the next on `images`."""
+    """By how much `best` is above `next` on the images both recovered: mean and standard error."""
 
     best: str
     next: str
@@ -150,61 +186,132 @@ class Lead:
     images: int
 
     @property
+    def few(self) -> bool:
+        return self.images < FEW
+
+    @property
     def clear(self) -> bool:
-        """Whether the difference exceeds two standard errors; never so on a single image."""
-        return self.mean > 2 * self.sem
+        """Whether the difference is no chance of the images: a t-test, on FEW images or more."""
+        return not self.few and self.mean > student_t(self.images - 1) * self.sem
 
     def __str__(self) -> str:
         spread = "" if math.isnan(self.sem) else f" ± {self.sem:.2f}"
         return f"{self.mean:.2f}{spread} dB (n = {self.images})"
 
 
+def student_t(freedom: int) -> float:
+    """The two-sided 95% quantile of Student's t, to 1e-3 from 4 degrees of freedom on.
+
+    z + (z^3 + z) / 4v + ..., Abramowitz and Stegun, 26.7.5.
+    """
+    z, v = NormalDist().inv_cdf(0.975), freedom
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * v**4)
+    )
+
+
 def lead(scores: pd.DataFrame) -> Lead | None:
     """Of one column per method and one line per image, PSNR in dB: who leads, by how much.
 
-    Over the images that every method recovered; None where there is none, or one method alone.
+    Each pair of methods on the images both recovered; pairs with FEW of them or more, if there are
+    any. None where no two methods have an image in common.
     """
-    shared = scores.dropna(axis=1, how="all").dropna()
-    if shared.empty or shared.shape[1] < 2:
-        return None
-    best, following = shared.mean().sort_values(ascending=False, kind="stable").index[:2]
-    difference = shared[best] - shared[following]
-    return Lead(best, following, difference.mean(), difference.sem(), len(shared))
+    pairs = _pairs(scores)
+    pairs = [pair for pair in pairs if not pair.few] or pairs
+    smallest: dict[str, Lead] = {}  # of each method to another
+    for pair in sorted(pairs, key=lambda pair: pair.mean):
+        smallest.setdefault(pair.best, pair)
+    found = max(smallest.values(), key=lambda pair: pair.mean, default=None)
+    if found is not None and found.mean < 0:  # a above b above c above a, on other images each
+        return replace(found, best=found.next, next=found.best, mean=-found.mean)
+    return found
 
 
-def _leads(images: pd.DataFrame, layout: Layout) -> list[str]:
-    """Who wins where and by how much: a sentence per set, and what the words mean."""
+def _pairs(scores: pd.DataFrame) -> list[Lead]:
+    """Each method's mean difference to each other one with which it has images in common."""
+    pairs = []
+    for a, b in itertools.permutations(scores.columns, 2):
+        difference = (scores[a] - scores[b]).dropna()
+        if len(difference):
+            pairs.append(Lead(a, b, difference.mean(), difference.sem(), len(difference)))
+    return pairs
+
+
+def _leads(images: pd.DataFrame, layout: Layout) -> tuple[list[str], list[str]]:
+    """Who wins where and by how much: a sentence per set; and what the words mean."""
+    images = images[~_sees_the_truth(images["method"])]
     # What a hole hides is what inpainting is about.
     images = images.assign(score=images["psnr_hole"].fillna(images["psnr"]))
-    if layout == "gamma":
+    if layout == "gamma" and not images.empty:
         images = _at_best_gamma(images)
     sentences = []
     compared = False
     for (dataset, distribution), of_set in images.groupby(SET, sort=False):
         found: list[tuple[str, Lead]] = []
+        above: list[str] = []
         apart: list[str] = []
         for setting, part in of_set.groupby("setting", sort=False):
-            best = lead(part.pivot_table(index="image", columns="method", values="score"))
+            scores = part.pivot_table(index="image", columns="method", values="score")
+            best = lead(scores)
             if best is not None:
                 found.append((setting, best))
+                for pair in _pairs(scores):
+                    if pair.few and not best.few and pair.next == best.best and pair.mean > 0:
+                        where = _where([setting], layout)
+                        above.append(f"{pair.best} is above {best.best} by {pair} {where}")
             elif part["method"].nunique() > 1:
                 apart.append(setting)
-        runs = itertools.groupby(found, lambda f: f[1].clear and f[1].best)
-        clauses = [_clause(winner, list(run), layout) for winner, run in runs]
+        runs = itertools.groupby(found, lambda f: (f[1].clear and f[1].best, f[1].few))
+        clauses = [_clause(list(run), layout) for _, run in runs]
+        if above:
+            clauses.append(f"on few images, no lead: {', '.join(above)}")
         if apart:
-            clauses.append(f"not compared {_where(apart, layout)}: no image that all recovered")
+            clauses.append(f"not compared {_where(apart, layout)}: no image that two recovered")
         if clauses:
             where = SIDE[distribution].capitalize()
             sentences.append(f"{where} ({dataset}): {'; '.join(clauses)}.")
         compared |= bool(found)
-    if compared:
-        inside = ", inside the hole where there is one" if images["psnr_hole"].notna().any() else ""
-        chosen = "; γ is each method's best on these images" if layout == "gamma" else ""
-        sentences.append(
-            "A method leads where its mean difference in PSNR to the next, ± its standard error "
-            f"over the same n images{inside}, exceeds two standard errors{chosen}."
-        )
-    return sentences
+    if not compared:
+        return sentences, []
+    inside = ", inside the hole where there is one" if images["psnr_hole"].notna().any() else ""
+    chosen = "; γ is each method's best on these images" if layout == "gamma" else ""
+    meaning = (
+        "Two methods are compared on the n images that both recovered: mean difference in PSNR "
+        f"± its standard error{inside}{chosen}. A method leads where its smallest difference to "
+        "another exceeds the standard error times the 95% quantile (two-sided) of Student's t; of "
+        f"fewer than {FEW} images no lead is claimed."
+    )
+    return sentences, [meaning]
+
+
+def _sees_the_truth(methods: pd.Series) -> pd.Series:
+    return methods.str.split(" (", regex=False).str[0].isin(DIAGNOSTICS)
+
+
+def _diagnostics(means: pd.DataFrame) -> list[str]:
+    """Which methods shown are none to compare others with."""
+    named = means["method"][_sees_the_truth(means["method"])].unique()
+    return [f"{name} starts from the truth: a diagnostic, not compared." for name in named]
+
+
+def _uneven(means: pd.DataFrame) -> list[str]:
+    """Which methods' means are of fewer images than others' of the same problem and set."""
+    most = means.groupby([*SET, "setting"])["images"].transform("max")
+    short = means[means["images"] < most]
+    if short.empty:
+        return []
+    counts = [
+        f"{method}'s of {_range(part['images'])}"
+        for method, part in short.groupby("method", sort=False)
+    ]
+    return [
+        f"Not all means are of the same images: {', '.join(counts)}, where others are of "
+        f"{_range(most[short.index])} (column images). Such means do not compare; differences do."
+    ]
 
 
 def _at_best_gamma(images: pd.DataFrame) -> pd.DataFrame:
@@ -218,18 +325,22 @@ def _at_best_gamma(images: pd.DataFrame) -> pd.DataFrame:
     return best.assign(method=best["method"].where(best["x"].isna(), named))
 
 
-def _clause(winner: str | Literal[False], found: list[tuple[str, Lead]], layout: Layout) -> str:
+def _clause(found: list[tuple[str, Lead]], layout: Layout) -> str:
     """What is to be said of successive problems with one winner, or with none."""
     where = _where([setting for setting, _ in found], layout)
-    if not winner:
+    (_, first), *others = found
+    if first.few:
+        each = [f"{best.best} over {best.next} by {best}" for _, best in found]
+        return f"too few images for a lead {where}: {', '.join(each)}"
+    if not first.clear:
         each = [f"{best} between {best.best} and {best.next}" for _, best in found]
         return f"no clear lead {where}: {', '.join(each)}"
-    if len(found) == 1:
-        return f"{winner} leads {found[0][1].next} by {found[0][1]} {where}"
+    if not others:
+        return f"{first.best} leads {first.next} by {first} {where}"
     ends = sorted(found, key=lambda f: f[1].mean)
     at = "at" if layout == "m" else "on"
     least, most = (f"{best} over {best.next} {at} {on}" for on, best in (ends[0], ends[-1]))
-    return f"{winner} leads {where}, by {least} to {most}"
+    return f"{first.best} leads {where}, by {least} to {most}"
 
 
 def _where(settings: Sequence[str], layout: Layout) -> str:
@@ -332,15 +443,19 @@ def _table(lines: list[dict[str, str]], cells: pd.DataFrame, layout: Layout) -> 
 
 def _counts(cells: pd.DataFrame) -> dict[str, str]:
     """Images of each mean; of all recoveries on the line, those that failed; the mean time."""
-    least, most = cells["images"].min(), cells["images"].max()
     tried = cells["tried"].sum()
     seconds = cells["seconds"].mean()
     return {
-        "images": str(least) if least == most else f"{least} to {most}",
+        "images": _range(cells["images"]),
         "not converged": f"{cells['not_converged'].sum()} of {tried}",
         "diverged": f"{cells['diverged'].sum()} of {tried}",
         "s per image": "" if math.isnan(seconds) else f"{seconds:.3g}",
     }
+
+
+def _range(counts: pd.Series) -> str:
+    least, most = counts.min(), counts.max()
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _mean(value: float, sem: float) -> str:

@@ -48,6 +48,7 @@ class Section:
         figures: draws caption -> figure. Called under the page's rcParams, once for a light and
             once for a dark page: take colours from the cycle ("C0", ...) or from rcParams.
         pictures: caption -> PNG file, embedded as it is.
+        summary: the sentences for the head of a page of several sections; none: all of them.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Section:
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     figures: Callable[[], Mapping[str, Figure]] = dict
     pictures: Mapping[str, Path] = field(default_factory=dict)
+    summary: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,18 @@ def write_markdown(
 
 
 def save_figures(folder: Path, sections: Sequence[Section]) -> list[Path]:
-    """Each figure as a PNG on white, for papers and slides: `<section>-<number>.png`."""
+    """Each figure as a PNG on white, for papers and slides: `<section>-<number>.png`.
+
+    Those of an earlier report of these sections are removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    names = [re.sub(r"[^a-z0-9]+", "-", s.title.lower()).strip("-") for s in sections]
+    for file in folder.glob("*.png"):
+        if re.sub(r"-\d+$", "", file.stem) in names:
+            file.unlink()
     saved = []
     with mpl.rc_context({**style(dark=False), "savefig.facecolor": "white"}):
-        for section in sections:
-            name = re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-")
+        for name, section in zip(names, sections, strict=True):
             for number, figure in enumerate(section.figures().values(), 1):
                 saved.append(folder / f"{name}-{number}.png")
                 figure.savefig(saved[-1], dpi=130)

@@ -27,11 +27,14 @@ M_TICKS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 # Colour (of the cycle of `page.style`) and marker of a method, the same in every figure.
 STYLES = {
     "glow": ("C0", "o"),
+    "glow-denoising": ("C0", "o"),
+    "glow-128": ("C0", "o"),
     "dcgan": ("C1", "s"),
     "pggan": ("C1", "P"),
     "ia-dcgan": ("C2", "D"),
     "ia-pggan": ("C2", "d"),
     "deep-decoder": ("C3", "^"),
+    "deep-decoder-128": ("C3", "^"),
     "deep-image-prior": ("C7", "v"),
     "lasso-dct": ("C4", "X"),
     "lasso-haar": ("C5", "*"),

@@ -62,6 +62,12 @@ def image_means(images: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     More columns: psnr_hole_sem, ssim_sem, tried (images with no PSNR among them).
     """
+    name = images["image"]  # counted once each, whatever else tells lines apart
+    images = images.assign(
+        scored=name.where(images["psnr"].notna()),
+        slow=name.where(images["not_converged"]),
+        failed=name.where(images["diverged"]),
+    )
     table = images.groupby(list(by), sort=False, dropna=False).agg(
         psnr=("psnr", "mean"),
         sem=("psnr", "sem"),
@@ -69,10 +75,10 @@ def image_means(images: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         psnr_hole_sem=("psnr_hole", "sem"),
         ssim=("ssim", "mean"),
         ssim_sem=("ssim", "sem"),
-        images=("psnr", "count"),
-        tried=("psnr", "size"),
-        not_converged=("not_converged", "sum"),
-        diverged=("diverged", "sum"),
+        images=("scored", "nunique"),
+        tried=("image", "nunique"),
+        not_converged=("slow", "nunique"),
+        diverged=("failed", "nunique"),
         seconds=("seconds", "mean"),
     )
     return table.reset_index()

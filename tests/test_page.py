@@ -8,17 +8,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from matplotlib.figure import Figure
+from scipy import stats
 
-from recovery.experiments import Lead, lead, read_published, recovery_section
-from recovery.page import Section, write_markdown, write_page
-from recovery.report import means
+from recovery.experiments import Lead, lead, read_published, recovery_section, student_t
+from recovery.page import Section, save_figures, write_markdown, write_page
+from recovery.report import means, per_image
 from recovery.rows import Row
 
 N = 12_288
 NOTHING = read_published().iloc[:0]
 IN = {"dataset": "celeba-test", "distribution": "in"}
 OUT = {"dataset": "ffhq-test", "distribution": "out"}
+CONFIGS = Path(__file__).parents[1] / "configs" / "evaluate"
+PUBLISHED = [
+    path.stem for path in sorted(CONFIGS.glob("*.yaml")) if "\npublished: true" in path.read_text()
+]
 
 
 def rows_of(method: str, psnr: list[float], **columns: object) -> list[Row]:
@@ -67,20 +73,87 @@ def test_a_difference_is_that_of_the_same_images() -> None:
     assert lead(scores[["a", "never"]]) is None
 
 
-def test_no_lead_within_two_standard_errors_nor_of_one_image() -> None:
-    assert not Lead("a", "b", 0.2, 0.1, 9).clear
-    assert Lead("a", "b", 0.21, 0.1, 9).clear
+def test_no_lead_within_the_quantile_of_t_nor_of_few_images() -> None:
+    for freedom in (7, 11, 30, 999):
+        assert student_t(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-4)
+    assert not Lead("a", "b", 0.23, 0.1, 8).clear  # 2.36 standard errors
+    assert Lead("a", "b", 0.24, 0.1, 8).clear
+    assert Lead("a", "b", 0.20, 0.1, 1000).clear
+    assert not Lead("a", "b", 9.0, 0.1, 7).clear
     only = lead(pd.DataFrame({"a": [30.0], "b": [20.0]}))
     assert only is not None and not only.clear
+
+
+def test_a_method_of_few_images_decides_nothing_about_the_others() -> None:
+    rng = np.random.default_rng(1)
+    hard = rng.normal(0, 3, 40)
+    hard[:4] += 12  # the few images are easy: the mean of the slow method is the highest
+    glow, dcgan = 30 + hard, 28 + hard + rng.normal(0, 0.5, 40)
+    slow = np.where(np.arange(40) < 4, glow - 1.0, np.nan)
+    found = lead(pd.DataFrame({"slow": slow, "dcgan": dcgan, "glow": glow}))
+    assert found is not None and (found.best, found.next, found.images) == ("glow", "dcgan", 40)
+    assert found.mean == pytest.approx((glow - dcgan).mean())
+    assert found.sem == pytest.approx((glow - dcgan).std(ddof=1) / math.sqrt(40))
+
+
+def test_a_lead_is_of_the_same_images_also_with_enough_of_them() -> None:
+    """slow's own mean is the highest, and on the images of slow glow is better."""
+    easy = np.where(np.arange(20) < 10, 8.0, 0.0)
+    scores = pd.DataFrame({"slow": 29 + easy, "glow": 30 + easy, "dcgan": 25 + easy})
+    scores.loc[10:, "slow"] = np.nan
+    found = lead(scores)
+    assert found == Lead("glow", "slow", 1.0, 0.0, 10)
+    circle = pd.DataFrame({"a": [1.0, 3, np.nan], "b": [np.nan, 1, 3], "c": [3.0, np.nan, 1]})
+    found = lead(circle)  # each is two above another, on an image each
+    assert found is not None and found.mean > 0
+
+
+def test_counts_and_few_images_are_said() -> None:
+    flow, other = [30.0 + i for i in range(12)], [28.0 + i + i % 2 for i in range(12)]
+    parts = [rows_of("glow", flow), rows_of("dcgan", other), rows_of("slow", [33.0, 34.0])]
+    shown = section(*parts)
+    assert "glow leads dcgan by 1.50 ± 0.15 dB (n = 12)" in shown.sentences[0]
+    few = "on few images, no lead: slow is above glow by 3.00 ± 0.00 dB (n = 2) on denoise-0.1."
+    assert shown.sentences[0].endswith(few)
+    (uneven,) = [s for s in shown.sentences if s.startswith("Not all means")]
+    assert "images: slow's of 2, where others are of 12 (column images)." in uneven
+    (table,) = shown.tables.values()
+    assert dict(zip(table["method"], table["images"], strict=True)) == {
+        **{"glow": "12", "dcgan": "12"},
+        "slow": "2",
+    }
+    assert not any("Not all means" in s for s in section(*parts[:2]).sentences)
+    text = section(*(part[:3] for part in parts)).sentences[0]
+    assert "too few images for a lead on denoise-0.1: slow over glow by 3.00 ± 0.00 dB" in text
+
+
+def test_what_sees_the_truth_is_not_compared() -> None:
+    starts = {"start-null-space": 40.0, "start-0": 30.0, "start-0.1": 29.0}
+    for gammas in ([0.0], [0.0, 0.01]):  # two layouts
+        parts = [
+            rows_of(method, [level + i for i in range(9)], gamma=gamma)
+            for method, level in starts.items()
+            for gamma in gammas
+        ]
+        shown = section(*parts)
+        assert not any("start-null-space" in s for s in shown.summary)
+        assert "start-0" in shown.sentences[0] and "leads start-0.1" in shown.sentences[0]
+        note = "start-null-space starts from the truth: a diagnostic, not compared."
+        assert note in shown.sentences
+        (table,) = shown.tables.values()
+        assert "start-null-space" in set(table["method"])
+        alone = section(*parts[: len(gammas)])
+        assert note in alone.sentences and list(alone.summary) == ["Every recovery converged."]
 
 
 def test_leads_are_grouped_and_ties_are_not_claimed() -> None:
     flow = {0.05: [20.0, 22.0, 24.0], 0.1: [26.0, 27.0, 28.0], 0.5: [33.0, 35.0, 36.0]}
     other = {0.05: [21.0, 21.0, 24.1], 0.1: [24.0, 25.1, 25.9], 0.5: [28.0, 30.0, 31.1]}
+    flow, other = ({k: 3 * v for k, v in side.items()} for side in (flow, other))
     text = section(sensing("glow", IN, flow), sensing("dcgan", IN, other)).sentences[0]
     differences = [np.subtract(flow[share], other[share]) for share in flow]
     (tie, least, most) = (
-        f"{abs(d.mean()):.2f} ± {d.std(ddof=1) / math.sqrt(3):.2f} dB (n = 3)" for d in differences
+        f"{abs(d.mean()):.2f} ± {d.std(ddof=1) / 3:.2f} dB (n = 9)" for d in differences
     )
     assert text == (
         f"In distribution (celeba-test): no clear lead at m/n = 5%: {tie} between dcgan and glow; "
@@ -97,11 +170,25 @@ def test_seeds_are_averaged_before_images() -> None:
     assert table["sem"] == pytest.approx(0.5)
 
 
+def test_counts_are_of_distinct_images() -> None:
+    twice = [
+        rows_of("glow", [30.0, 31.0, math.nan], status=s, config=s) for s in ("budget", "converged")
+    ]
+    other = [Row(**{**vars(row), "run": "other", "status": "diverged"}) for row in twice[0]]
+    table = means(frame(*twice, other)).iloc[0]
+    assert len(per_image(frame(*twice, other))) == 6
+    assert (table["images"], table["not_converged"], table["diverged"]) == (2, 3, 3)
+    ((_, shown),) = section(*twice, other).tables.items()
+    assert list(shown.iloc[0][["images", "not converged", "diverged"]]) == ["2", "3 of 3", "3 of 3"]
+
+
 def test_failures_are_named() -> None:
     nan = [math.nan, math.nan]
     diverged = rows_of("dcgan", nan, status="diverged", **OUT)
     slow = rows_of("glow", [30.0], status="budget")
-    sentences = section(slow, rows_of("glow", [28.0, 29.0], **OUT), diverged).sentences
+    shown = section(slow, rows_of("glow", [28.0, 29.0], **OUT), diverged)
+    sentences = shown.summary
+    assert set(sentences) < set(shown.sentences)
     assert (
         "Diverged: dcgan 2 of 2 recoveries (most at denoise-0.1, out of distribution: 2 of 2)."
         in sentences
@@ -115,15 +202,15 @@ def test_failures_are_named() -> None:
 def test_methods_without_an_image_in_common_are_not_compared() -> None:
     late = [Row(**{**vars(row), "image": "z"}) for row in rows_of("dcgan", [20.0])]
     text = section(rows_of("glow", [30.0]), late).sentences[0]
-    assert text.endswith("not compared on denoise-0.1: no image that all recovered.")
+    assert text.endswith("not compared on denoise-0.1: no image that two recovered.")
 
 
 def test_inpainting_is_judged_inside_the_hole() -> None:
     hole = {"problem": "inpaint-centre", "m": 11_205, "sigma": 0.0}
-    whole = rows_of("a", [35.0, 36.0, 37.0], psnr_hole=20.0, **hole)
-    inside = rows_of("b", [30.0, 31.0, 32.0], psnr_hole=24.0, **hole)
+    whole = rows_of("a", [35.0, 36.0, 37.0] * 3, psnr_hole=20.0, **hole)
+    inside = rows_of("b", [30.0, 31.0, 32.0] * 3, psnr_hole=24.0, **hole)
     shown = section(whole, inside)
-    assert "b leads a by 4.00 ± 0.00 dB (n = 3) on inpaint-centre" in shown.sentences[0]
+    assert "b leads a by 4.00 ± 0.00 dB (n = 9) on inpaint-centre" in shown.sentences[0]
     assert list(shown.figures()) == ["PSNR inside the hole, inpaint-centre", "PSNR, inpaint-centre"]
 
 
@@ -131,8 +218,9 @@ def test_inpainting_is_judged_inside_the_hole() -> None:
 
 
 def test_the_best_gamma_is_compared_and_named() -> None:
-    sweep = [rows_of("glow", [p - 0.5, p, p + 0.5], gamma=g) for g, p in ((0, 22), (0.01, 30))]
-    bm3d = rows_of("bm3d", [28.0, 29.0, 29.0])
+    levels = ((0, 22), (0.01, 30))
+    sweep = [rows_of("glow", [p - 0.5, p, p + 0.5] * 3, gamma=g) for g, p in levels]
+    bm3d = rows_of("bm3d", [28.0, 29.0, 29.0] * 3)
     shown = section(*sweep, bm3d)
     assert "glow at γ = 0.01 leads bm3d by 1.33" in shown.sentences[0]
     ((caption, figure),) = shown.figures().items()
@@ -178,6 +266,83 @@ def test_what_was_published_of_other_problems_is_not_drawn() -> None:
     centre = {"sigma": 0.0, "problem": "inpaint-centre"}
     assert tables(m=11_205, **centre) and not tables(m=6_144, **centre)
     assert not tables(m=11_205, gamma=0.01, **centre)  # theirs weighs ||z||, not its square
+
+
+def settings(problem: dict) -> dict[str, object]:
+    """m and sigma of a definition in configs/evaluate/defaults.yaml, at 64px."""
+    kind = problem["operator"]["class_path"].rsplit(".", 1)[1]
+    values = problem["operator"]["init_args"]
+    if kind == "GaussianSensing":
+        m = round(values["m"] * N)
+        return {"m": m, "sigma": 0.1 / math.sqrt(m)}
+    return {"m": N, **values} if kind == "Denoising" else {"m": 11_205, "sigma": 0.0}
+
+
+def test_experiments_with_published_numbers_ask_for_them() -> None:
+    shown = {"cs64", "denoising64", "initialisation64", "inpainting64", "methods", "start_norm64"}
+    assert set(PUBLISHED) == shown
+
+
+@pytest.mark.parametrize("config", PUBLISHED)
+def test_what_was_published_is_drawn_beside_an_experiment(config: str) -> None:
+    defaults = yaml.safe_load((CONFIGS / "defaults.yaml").read_text())
+    asked = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())
+    trials = asked["trials"]
+    free = {"bm3d", "lasso-dct", "lasso-haar", "ia-dcgan", "deep-decoder"}
+    parts = [
+        rows_of(
+            method,
+            [30.0, 31.0],
+            dataset=dataset,
+            distribution=defaults["sets"][dataset],
+            problem=problem,
+            gamma=gamma,
+            **settings(defaults["problems"][problem]),
+        )
+        for dataset in trials["sets"]
+        for problem in trials["problems"]
+        for method in trials["methods"]
+        for gamma in ([0.0] if method in free else trials.get("gammas", [0.0]))
+    ]
+    shown = section(*parts, published=read_published())
+    drawn = {
+        name.removesuffix(", published")
+        for caption, table in shown.tables.items()
+        for name in table["method"]
+        if caption.startswith("Published beside celeba-test")
+    }
+    missing = {  # of these the same figure has no number
+        "inpainting64": {"ia-dcgan", "deep-decoder", "lasso-dct", "total-variation"},
+        "cs64": {"lasso-haar"},  # of the first version alone
+        "methods": {
+            *("lasso-haar", "deep-image-prior", "total-variation", "pseudo-inverse", "adjoint")
+        },
+    }
+    assert drawn == set(trials["methods"]) - missing.get(config, set())
+    assert any("published at 64px" in caption for caption in shown.figures())
+
+
+def test_published_starts_keep_their_own_study() -> None:
+    at = {"dataset": "celeba-test-12", "problem": "cs-41%", "m": 5000, "sigma": 0.00141421}
+
+    def published(*methods: str, gammas: tuple[float, ...] = (0.0,)) -> dict[str, list[str]]:
+        parts = [rows_of(m, [30.0, 31.0], gamma=g, **at) for m in methods for g in gammas]
+        tables = section(*parts, published=read_published()).tables
+        ((_, table),) = ((c, t) for c, t in tables.items() if c.startswith("Published"))
+        return {
+            row[0]: row[1:]
+            for row in table.drop(columns="problem", errors="ignore").to_numpy().tolist()
+        }
+
+    norms = published("start-0", "radius-0.18", "radius-1.08")
+    assert norms == {
+        "start-0, published": ["35.98"],
+        "radius-0.18, published": ["35.72"],
+        "radius-1.08, published": ["33.57"],
+    }
+    # the gammas of these runs weigh ||z||: 0 alone means the same
+    swept = published("start-0", "start-lasso", gammas=(0.0, 0.001))
+    assert swept == {"start-0, published": ["36.98"], "start-lasso, published": ["31.15"]}
 
 
 def test_every_published_number_is_there() -> None:
@@ -281,6 +446,15 @@ def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_page(tmp_path / "page.html", "T", [], [broken], {})
     assert (tmp_path / "page.html").read_text() == "old"
+
+
+def test_figures_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
+    for name in ("noise-others-1", "noise-others-7", "noise-others-too-1", "noise"):
+        (tmp_path / f"{name}.png").write_text("old")
+    saved = save_figures(tmp_path, [SPECIAL])
+    assert [path.name for path in saved] == ["noise-others-1.png"]
+    left = sorted(path.stem for path in tmp_path.iterdir())
+    assert left == ["noise", "noise-others-1", "noise-others-too-1"]
 
 
 def test_pictures_are_embedded(tmp_path: Path) -> None:
