@@ -400,7 +400,7 @@ def report(
         summary += sections[0].sentences
         sections = [replace(sections[0], sentences=())]
     else:
-        summary += [sentence for section in sections for sentence in section.sentences[:2]]
+        summary += [said for section in sections for said in section.summary or section.sentences]
     about = details(rows, evaluation.devices(), evaluation.trials.seeds)
     page = folder / "report.html"
     write_page(page, title, summary, sections, about)
