@@ -92,7 +92,7 @@ def _digest(data: pd.DataFrame | Tensor | None) -> str:
 
 def names_in(study: Study, names: Iterable[str]) -> list[str]:
     """Which of these (of priors, of sets) are among the options of a study."""
-    text = json.dumps(describe(study), default=str)
+    text = json.dumps(vars(study), default=str)
     return [name for name in names if json.dumps(name) in text]
 
 
