@@ -86,7 +86,7 @@ class Job:
         described: dict[str, Any] = {"problem": describe(operator)}
         if isinstance(make, PriorFree):
             method: Method = make
-            row = replace(row, prior="", images_seen=0, epoch=0)
+            row = replace(row, prior="", images_seen=0, epoch=0, gamma=0.0)
         elif prior is None:
             raise ValueError(f"the method {row.method} needs a prior")
         else:
