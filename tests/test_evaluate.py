@@ -44,7 +44,9 @@ pictures: 1
 sets: {faces: in, others: out}
 problems:
   cs-50%: {operator: {class_path: recovery.operators.GaussianSensing, init_args: {m: 0.5}}}
-  denoise: {operator: {class_path: recovery.operators.Denoising, init_args: {sigma: 0.1}}}
+  denoise:
+    operator: {class_path: recovery.operators.Denoising, init_args: {sigma: 0.1}}
+    gamma: 0.01
   hole: {operator: {class_path: recovery.operators.Inpainting}}
 methods:
   glow:
