@@ -28,7 +28,7 @@ from recovery.seeds import normal, seed_from
 FORMAT = 1  # of prior.json; raised when an older version could no longer read it
 WEIGHTS, RECORD, CARD = "weights.safetensors", "prior.json", "README.md"
 SAMPLE_SIDE = 8  # pixels a side that the sample is averaged down to
-SAMPLE_TOLERANCE = 1e-3  # of its values, from 0 to 1; kernels of other machines differ by 1e-5
+SAMPLE_TOLERANCE = 1e-3  # of its values, from 0 to 1: kernels of other machines round differently
 PRIORS: dict[str, Callable[[nn.Module, int], FlowPrior | GanPrior]] = {
     "flow": flow_prior,
     "gan": gan_prior,
