@@ -455,7 +455,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(__doc__)
     try:
         failures = evaluate(*read_evaluation(arguments))
-    except (ValueError, FileNotFoundError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         if os.environ.get("INVERTIBLE_PRIORS_TRACEBACK"):
             raise
         sys.exit(fail(f"error: {error}"))

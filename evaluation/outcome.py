@@ -58,7 +58,11 @@ def study_tables(
     about = folder / "study.json"
     saved = _read_json(about)
     if saved.get("identity") != identity or not all(
-        (given.folder / picture).exists() for picture in saved["pictures"]
+        path.exists()
+        for path in (
+            *(folder / f"{name}.csv" for name in saved["tables"]),
+            *(given.folder / picture for picture in saved["pictures"]),
+        )
     ):
         for old in given.folder.glob("*.png"):
             old.unlink()

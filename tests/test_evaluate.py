@@ -447,6 +447,9 @@ def test_a_studys_tables_are_kept_while_nothing_they_depend_on_changes(
     (folder / "studies" / "bias" / "study.json").write_text("")  # as a full disk leaves it
     run(*options)
     assert len(computed) == 3
+    (folder / "studies" / "bias" / "bias.csv").unlink()
+    run(*options)
+    assert len(computed) == 4
 
 
 @pytest.mark.slow
