@@ -64,6 +64,7 @@ In the repository of {project}:
 
 ```python
 from lightning_modules import load_prior
+
 prior = load_prior("{name}")  # this folder
 ```
 

@@ -111,12 +111,7 @@ class Bias(Study):
     def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
         assert given.attributes is not None
         rows_of_set = named(given.rows[given.rows["dataset"] == self.dataset])
-        methods = list(dict.fromkeys(rows_of_set["method"]))
-        if self.reference not in methods:
-            raise ValueError(
-                f"no image of {self.dataset} was recovered by the reference {self.reference!r}: "
-                f"recovered by {', '.join(methods) or 'nothing'}"
-            )
+        self._require_reference(rows_of_set)
         groups = rows_of_set.groupby(["problem", "method", "image"], sort=False)["psnr"]
         psnr = groups.mean().unstack("image")
         require_known(given.attributes, list(psnr.columns))
@@ -143,6 +138,17 @@ class Bias(Study):
                         }
                     )
         return {"bias": pd.DataFrame(rows)}
+
+    def _require_reference(self, rows: pd.DataFrame) -> None:
+        if rows.empty:
+            raise ValueError(f"no image of {self.dataset} was recovered")
+        for problem, group in rows.groupby("problem", sort=False):
+            methods = list(dict.fromkeys(group["method"]))
+            if self.reference not in methods:
+                raise ValueError(
+                    f"{problem}: no image of {self.dataset} was recovered by the reference "
+                    f"{self.reference!r}, only by {', '.join(methods)}"
+                )
 
     def findings(self, tables: Tables) -> list[str]:
         table = tables["bias"]

@@ -415,7 +415,9 @@ def test_a_study_that_fails_is_named_in_the_report(
     with pytest.raises(SystemExit) as ended:
         run("--trials.methods=[adjoint]", table, STUDY + ", dataset: faces}}}")
     assert ended.value.code == 1
-    message = "no image of faces was recovered by the reference 'lasso-dct': recovered by adjoint"
+    message = (
+        "cs-50%: no image of faces was recovered by the reference 'lasso-dct', only by adjoint"
+    )
     assert f"studies.bias: ValueError: {message}" in capsys.readouterr().err
     assert "studies.bias: ValueError" in (tmp_path / "results" / "tiny" / "report.md").read_text()
 

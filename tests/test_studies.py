@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,8 +14,10 @@ from torch import Tensor
 from datamodules.procedural import faces
 from networks.resize_gan import Generator
 from recovery.priors import FlowPrior, GanPrior
+from recovery.rows import COLUMNS
 from recovery.seeds import generator
 from recovery.trial import ImageSet
+from studies.bias import Bias
 from studies.jacobian import (
     Jacobian,
     jacobian,
@@ -378,6 +381,21 @@ def test_saved_tables_are_enough_to_draw(study: Study, given: Given) -> None:
 def test_what_is_missing_is_named(study: Study, said: str, given: Given) -> None:
     with pytest.raises(ValueError, match=said):
         study.check(given)
+
+
+def test_bias_names_the_problem_its_reference_lacks(given: Given) -> None:
+    recovered = [
+        {"dataset": "a", "image": f"i{i}", "problem": problem, "method": method, "psnr": 20.0 + i}
+        for problem, methods in (("p", ["r", "m"]), ("q", ["m"]))
+        for method in methods
+        for i in range(4)
+    ]
+    attributes = pd.DataFrame({"Hat": [0, 1, 0, 1]}, index=[f"i{i}" for i in range(4)])
+    rows = pd.DataFrame(recovered).reindex(columns=COLUMNS, fill_value="")
+    study = Bias(["Hat"], reference="r", dataset="a")
+    known = replace(given, rows=rows, attributes=attributes)
+    with pytest.raises(ValueError, match="q: no image of a was recovered by the reference 'r'"):
+        study.compute(known, print)
 
 
 def test_images_of_another_size_are_refused(given: Given) -> None:
