@@ -28,6 +28,7 @@ M_TICKS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 STYLES = {
     "glow": ("C0", "o"),
     "glow-denoising": ("C0", "o"),
+    "glow-denoising-from-y": ("C0", "h"),
     "glow-128": ("C0", "o"),
     "dcgan": ("C1", "s"),
     "pggan": ("C1", "P"),
