@@ -59,8 +59,9 @@ class Worker:
                 progress=progress,
             )
             for trial in trials:
-                self.rows.append(trial.rows)
+                # pictures first: an image with a row is not recovered again
                 self.save_pictures(task, trial, job.operator.linear and job.operator.A_adjoint)
+                self.rows.append(trial.rows)
             return Done(task, trial.rows[-1].seconds)
         except OSError:
             raise
@@ -85,7 +86,10 @@ class Worker:
             columns = {"truth": trial.truth, "measurement": seen, task.method: trial.recovery.image}
             for name, images in columns.items():
                 if images is not None:
-                    save_image(images[i].clamp(0, 1), folder / f"{name}.png")
+                    whole = folder / f"{name}.png"
+                    part = folder / f"{name}.{os.getpid()}.part"  # processes share the truth
+                    save_image(images[i].clamp(0, 1), part, format="png")
+                    os.replace(part, whole)
 
 
 def perform_all(

@@ -216,11 +216,32 @@ def test_a_killed_evaluation_loses_and_repeats_no_row(workshop: Path, tmp_path: 
     assert 0 < len(before) < 3 * 2 * 2 * 2 * 3
     time.sleep(1)
     assert {path: path.read_bytes() for path in folder.glob("rows-*.csv")} == kept
-    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True)
+    again = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
     rows = read_rows(folder, every=True)
     assert len(rows) == 3 * 2 * 2 * 2 * 3 and not rows.duplicated(KEY).any()
     for path, text in kept.items():
         assert path.read_bytes().startswith(text[: text.rfind(b"\n") + 1])
+
+
+@pytest.mark.slow
+def test_a_picture_cut_short_by_a_kill_is_made_anew(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--trials.seeds=[0]", "--trials.problems=[cs-50%]"]
+
+    def cut_short(image: torch.Tensor, path: Path, **rest: Any) -> None:
+        save_image(image, path, **rest)
+        if path.name.startswith("adjoint"):
+            path.write_bytes(path.read_bytes()[:40])
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evaluation.pool.save_image", cut_short)
+        with pytest.raises(SystemExit):
+            run("--trials.methods=[adjoint]", *options)
+    folder = run("--trials.methods=[adjoint, few]", *options)
+    assert (folder / "sheets" / "cs-50%-faces.png").exists()
 
 
 @pytest.mark.slow
