@@ -26,6 +26,7 @@ TOLERANCES = (1e-4, 1e-5, 1e-6, 1e-7)  # scikit-learn's default first
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", help="prepared 64px images; else drawn faces")
     parser.add_argument("--m", type=int, default=2500)
+    parser.add_argument("--bases", nargs="+", choices=list(BASES), default=list(BASES))
     parser.add_argument("--images", type=int, default=12, help="solved by ours at once")
     parser.add_argument("--theirs", type=int, default=1, help="images solved by scikit-learn")
 
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     operator = GaussianSensing((3, 64, 64), options.m)
     y = operator(truth, seeds=range(len(truth)))
     rows: list[Sequence[object]] = []
-    for basis in BASES:
+    for basis in options.bases:
         alone, first = ours(basis, y[: options.theirs], operator, batch_size=1)
         together, _ = ours(basis, y, operator)
         rows.append([basis, "ours, an image alone", f"{first.mean():.5f}", f"{alone:.1f}", ""])
