@@ -315,10 +315,10 @@ def test_what_was_published_is_drawn_beside_an_experiment(config: str) -> None:
         "inpainting64": {"ia-dcgan", "deep-decoder", "lasso-dct", "total-variation"},
         "cs64": {"lasso-haar"},  # of the first version alone
         "denoising64": {"glow-denoising-from-y"},  # the paper starts at 0
-        "celeba32": {"lasso-haar", "pseudo-inverse", "adjoint"},
-        "methods": {
-            *("lasso-haar", "deep-image-prior", "total-variation", "pseudo-inverse", "adjoint")
-        },
+        **dict.fromkeys(
+            ("celeba32", "methods"),
+            {"lasso-haar", "deep-image-prior", "total-variation", "pseudo-inverse", "adjoint"},
+        ),
     }
     assert drawn == set(trials["methods"]) - missing.get(config, set())
     assert any("published at 64px" in caption for caption in shown.figures())
