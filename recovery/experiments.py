@@ -13,11 +13,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from recovery.page import Section
 from recovery.plots import SET, SIDE, best_first, gamma_figures, m_figures, method_figures
@@ -192,26 +192,11 @@ class Lead:
     @property
     def clear(self) -> bool:
         """Whether the difference is no chance of the images: a t-test, on FEW images or more."""
-        return not self.few and self.mean > student_t(self.images - 1) * self.sem
+        return not self.few and self.mean > stdtrit(self.images - 1, 0.975) * self.sem
 
     def __str__(self) -> str:
         spread = "" if math.isnan(self.sem) else f" ± {self.sem:.2f}"
         return f"{self.mean:.2f}{spread} dB (n = {self.images})"
-
-
-def student_t(freedom: int) -> float:
-    """The two-sided 95% quantile of Student's t, to 1e-3 from 4 degrees of freedom on.
-
-    z + (z^3 + z) / 4v + ..., Abramowitz and Stegun, 26.7.5.
-    """
-    z, v = NormalDist().inv_cdf(0.975), freedom
-    return (
-        z
-        + (z**3 + z) / (4 * v)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * v**4)
-    )
 
 
 def lead(scores: pd.DataFrame) -> Lead | None:
