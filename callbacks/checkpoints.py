@@ -30,12 +30,16 @@ class Checkpoints(Checkpoint):
         self.every_minutes = every_minutes
         self.monitor = monitor
         self.best = math.inf
+        self._is_best = False
         self._saved_at = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
         if not (checkpoint_folder(trainer.default_root_dir) / "best.ckpt").exists():
             self.best = math.inf  # begun from another run's checkpoint
+        # a run killed between its two files resumes from the best, and may have nothing left to do
+        if trainer.strategy.broadcast(pl_module.images_seen > images_in_last(trainer)):
+            self.save(trainer, "last")
 
     def on_train_batch_end(
         self,
@@ -54,11 +58,15 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         monitor = self.monitor or f"bits_per_dim/{trainer.datamodule.validation_names[0]}"
         value = trainer.callback_metrics.get(monitor)
-        if value is not None and value < self.best:
+        self._is_best = value is not None and bool(value < self.best)
+        if self._is_best:
             self.best = float(value)
-            self.save(trainer, "best")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # after all that an epoch leaves: a run that resumes from here makes none of it again
+        if self._is_best:
+            self.save(trainer, "best")
+            self._is_best = False
         self.save(trainer, "last")
 
     def save(self, trainer: pl.Trainer, name: str) -> None:
@@ -79,6 +87,15 @@ class Checkpoints(Checkpoint):
 
 def checkpoint_folder(run_directory: str | Path) -> Path:
     return Path(run_directory) / "checkpoints"
+
+
+def images_in_last(trainer: pl.Trainer) -> int:
+    """Images seen by the run's `last.ckpt`; 0 where there is none that can be read."""
+    try:
+        seen = _load(checkpoint_folder(trainer.default_root_dir) / "last.ckpt")["images_seen"]
+    except (FileNotFoundError, ValueError):
+        return 0
+    return int(seen)
 
 
 def newest_checkpoint(run_directory: str | Path) -> Path | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import wandb
 import yaml
@@ -16,7 +17,7 @@ from PIL import Image
 
 import train
 from benchmarks.inversion import inversion_errors
-from callbacks.checkpoints import newest_checkpoint
+from callbacks.checkpoints import Checkpoints, newest_checkpoint
 from callbacks.recovery import RecoveryDuringTraining
 from datamodules import prepare
 from datamodules.procedural import faces
@@ -154,6 +155,27 @@ def test_resumes_bit_for_bit(
     resumed = run(tiny, *options, "--run.name=resumed")
     assert_same_checkpoint(whole, resumed)
     assert losses(whole) == losses(resumed)
+
+
+def test_a_run_killed_between_its_last_checkpoints_hands_out_the_last_weights(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tiny, "--run.name=whole")
+    save = Checkpoints.save
+
+    def killed(self: Checkpoints, trainer: pl.Trainer, name: str) -> None:
+        if name == "last" and trainer.lightning_module.images_seen == 192:
+            raise Killed
+        save(self, trainer, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", killed)
+        with pytest.raises(Killed):
+            run(tiny, "--run.name=resumed")
+    resumed = run(tiny, "--run.name=resumed")
+    assert load_prior(resumed).fingerprint == load_prior(whole).fingerprint
+    assert (resumed / "samples" / "000000192.png").exists()
+    assert set(read_rows(resumed)["images_seen"]) == set(read_rows(whole)["images_seen"])
 
 
 def test_a_recovery_that_was_due_is_finished_first(
