@@ -78,10 +78,15 @@ class RowFile:
         self._append([_cell(value) for value in asdict(row).values()] for row in rows)
 
     def _append(self, lines: Iterable[Iterable[Any]]) -> None:
-        with self.path.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(lines)
-            file.flush()
-            os.fsync(file.fileno())
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            os.truncate(self.path, size)  # what a full disk cut short, the next row would go on
+            raise
 
 
 def read_rows(path: Path | str, *, every: bool = False) -> pd.DataFrame:
@@ -185,7 +190,9 @@ def _whole_lines(path: Path) -> bytes:
 
 def _drop_cut_line(path: Path) -> None:
     """Truncate the file after its last newline: what follows was cut short by a crash."""
-    os.truncate(path, len(_whole_lines(path)))
+    whole = len(_whole_lines(path))
+    if whole < path.stat().st_size:  # else the file would pass for the one written last
+        os.truncate(path, whole)
 
 
 def _cell(value: Any) -> Any:

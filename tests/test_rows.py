@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -125,8 +126,28 @@ def test_a_crash_in_the_middle_of_the_header_costs_nothing(tmp_path: Path) -> No
 def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     written(tmp_path / "rows.csv", row("a"))
     before = (tmp_path / "rows.csv").read_bytes()
+    os.utime(tmp_path / "rows.csv", ns=(0, 10**9))
     RowFile(tmp_path / "rows.csv")
     assert (tmp_path / "rows.csv").read_bytes() == before
+    assert (tmp_path / "rows.csv").stat().st_mtime_ns == 10**9  # the file written last counts
+
+
+def test_a_row_that_a_full_disk_cut_short_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = RowFile(tmp_path / "rows.csv")
+    file.append([row("a")])
+
+    def full(descriptor: int) -> None:
+        os.truncate(file.path, file.path.stat().st_size - 20)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recovery.rows.os.fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            file.append([row("b")])
+    file.append([row("c")])
+    assert read_rows(file.path)["image"].tolist() == ["a", "c"]
 
 
 @pytest.mark.parametrize("text", ["run,psnr\nx,3\n", "run,psnr\nx,", "a note", "run,priors"])
