@@ -211,9 +211,15 @@ def write(out: Path, content: bytes, record: dict[str, Any], card: str) -> None:
         (new / RECORD).write_text("{\n" + ",\n".join(lines) + "\n}\n")
         (new / CARD).write_text(card)
         read_export(new)
+        replaced = Path(beside) / "replaced"
         if out.exists():
-            out.rename(Path(beside) / "replaced")
-        new.rename(out)
+            out.rename(replaced)
+        try:
+            new.rename(out)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(out)
+            raise
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

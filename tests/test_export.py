@@ -265,6 +265,24 @@ def test_a_failure_leaves_the_export_before_it(
     assert [path.name for path in exported.parent.iterdir()] == ["out"]
 
 
+def test_a_stop_while_an_export_is_replaced_leaves_the_one_before(
+    runs: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def stopped(self: Path, target: Path) -> Path:
+        if target == exported and self.name == exported.name:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    before = record_of(exported)
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export.export_prior(runs / "dcgan", exported)
+    assert record_of(exported) == before
+    assert [path.name for path in exported.parent.iterdir()] == ["out"]
+
+
 # --- what is not loaded --------------------------------------------------------------------------
 
 
