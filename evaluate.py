@@ -388,9 +388,7 @@ def report(
     title += f", {evaluation.image_size}px" if len(rows) else ""
     if len(rows):
         trials = evaluation.trials
-        shown = [] if trials.gammas is not None else trials.problems
-        sets = trials.sets or evaluation.sets
-        sheets = sample_sheets(folder, trials.methods, shown, sets)
+        sheets = {} if trials.gammas is not None else sample_sheets(folder, rows, trials)
         published = read_published() if evaluation.published else read_published()[:0]
         n = 3 * evaluation.image_size**2
         recovered = recovery_section("Recovery", rows, published, n)

@@ -1,6 +1,7 @@
 """From rows and studies to what a reader gets: tables on disk, one page, Weights & Biases."""
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.utils import make_grid, save_image
 
+from evaluation.plan import Trials
 from recovery.page import Section
 from recovery.report import means
 from recovery.rows import KEY, describe
@@ -52,7 +54,7 @@ def study_tables(
         },
     }
     if study.reads_rows:
-        psnrs = given.rows.sort_values(KEY)[[*KEY, "config", "psnr"]]
+        psnrs = given.rows.sort_values(KEY, ignore_index=True)[[*KEY, "config", "psnr"]]
         depends |= {"rows": _digest(psnrs), "attributes": _digest(given.attributes)}
     identity = json.dumps(depends, sort_keys=True, default=str)
     about = folder / "study.json"
@@ -64,11 +66,11 @@ def study_tables(
             *(given.folder / picture for picture in saved["pictures"]),
         )
     ):
+        about.unlink(missing_ok=True)  # so that nothing a kill leaves here is taken for whole
         for old in given.folder.glob("*.png"):
             old.unlink()
         tables = study.compute(given, progress)
         folder.mkdir(parents=True, exist_ok=True)
-        about.unlink(missing_ok=True)  # so that no table of an interrupted save is taken for whole
         for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)
         pictures = sorted(path.name for path in given.folder.glob("*.png"))
@@ -111,37 +113,48 @@ def study_section(study: Study, tables: Tables, pictures: Path) -> Section:
     )
 
 
-def sample_sheets(
-    folder: Path, methods: Sequence[str], problems: Sequence[str], sets: Iterable[str]
-) -> dict[str, Path]:
+def sample_sheets(folder: Path, rows: pd.DataFrame, trials: Trials) -> dict[str, Path]:
     """Caption -> PNG: truth, measurement, recoveries; a row an image, a sheet a problem and set.
 
-    Only images that every method has recovered.
+    Only images that every method has recovered. `rows` are those of the trials; of several seeds
+    the first is shown.
     """
     sheets = {}
-    for problem in problems:
-        for dataset in sets:
-            tiles = sorted((folder / "pictures" / problem / dataset).glob("*/"))
-            names = [
-                name
-                for name in ("truth", "measurement", *methods)
-                if any((tile / f"{name}.png").exists() for tile in tiles)
-            ]
-            whole = [t for t in tiles if all((t / f"{name}.png").exists() for name in names)]
-            if not whole:
-                continue
-            cells = [
-                decode_image(str(tile / f"{name}.png"), ImageReadMode.RGB)
-                for tile in whole
-                for name in names
-            ]
-            size = max(1, 96 // cells[0].shape[-1])
-            grid = make_grid(torch.stack(cells), nrow=len(names), padding=1, pad_value=255)
-            grid = grid.repeat_interleave(size, 1).repeat_interleave(size, 2)
-            path = folder / "sheets" / f"{problem}-{dataset}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_image(grid.float() / 255, path)
-            sheets[f"{problem}, {dataset}: {' | '.join(names)}"] = path
+    seed = trials.seeds[0]
+    columns = ["problem", "dataset", "method", "config"]
+    configs = rows.loc[rows["seed"] == seed, columns].drop_duplicates()
+    of_method = configs.set_index(columns[:3])["config"]
+    sets = trials.sets or list(dict.fromkeys(rows["dataset"]))
+    for problem, dataset in itertools.product(trials.problems, sets):
+        places = {
+            method: f"{of_method[problem, dataset, method]}-{seed}"
+            for method in trials.methods
+            if (problem, dataset, method) in of_method.index
+        }
+        if not places:
+            continue
+        first = next(iter(places.values()))
+        files = {what: f"{first}/{what}.png" for what in ("truth", "measurement")}
+        files |= {method: f"{place}/recovery.png" for method, place in places.items()}
+        tiles = sorted((folder / "pictures" / problem / dataset).glob("*/"))
+        files = {
+            name: file for name, file in files.items() if any((t / file).exists() for t in tiles)
+        }
+        whole = [tile for tile in tiles if all((tile / file).exists() for file in files.values())]
+        if not files or not whole:
+            continue
+        cells = [
+            decode_image(str(tile / file), ImageReadMode.RGB)
+            for tile in whole
+            for file in files.values()
+        ]
+        size = max(1, 96 // cells[0].shape[-1])
+        grid = make_grid(torch.stack(cells), nrow=len(files), padding=1, pad_value=255)
+        grid = grid.repeat_interleave(size, 1).repeat_interleave(size, 2)
+        path = folder / "sheets" / f"{problem}-{dataset}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_image(grid.float() / 255, path)
+        sheets[f"{problem}, {dataset}: {' | '.join(files)}"] = path
     return sheets
 
 

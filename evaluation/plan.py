@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -195,5 +196,6 @@ def current(rows: pd.DataFrame, jobs: Sequence[tuple[Job, Sequence[int]]]) -> pd
         for row in [job.template]
         for i in images
     }
-    keep = [key in wanted for key in rows[columns].itertuples(index=False, name=None)]
+    keys = rows[columns].itertuples(index=False, name=None)
+    keep = np.array([key in wanted for key in keys], dtype=bool)
     return rows[keep].drop_duplicates([*KEY, "config"], keep="last", ignore_index=True)

@@ -49,6 +49,8 @@ class Worker:
         """Rows are on disk when this returns. Raises OSError where they cannot be written."""
         try:
             job = self.bench.job(task.template, task.dataset, self.texts)
+            if job.template.config != task.template.config:
+                raise RuntimeError("changed since the evaluation began: run the same command again")
             trials = run_trials(
                 job.images.subset(task.images),
                 job.operator,
@@ -58,21 +60,20 @@ class Worker:
                 batch_size=len(task.images),
                 progress=progress,
             )
-            for trial in trials:
-                # pictures first: an image with a row is not recovered again
-                self.save_pictures(task, trial, job.operator.linear and job.operator.A_adjoint)
-                self.rows.append(trial.rows)
-            return Done(task, trial.rows[-1].seconds)
-        except OSError:
-            raise
+            trial = next(iter(trials))  # the images of a task are recovered at once
         except Exception as error:
             # one method's failure, out of memory say, is not the others'; a rerun tries again
             return Done(task, failure=f"{type(error).__name__}: {error}")
+        # pictures first: an image with a row is not recovered again
+        self.save_pictures(task, trial, job.operator.linear and job.operator.A_adjoint)
+        self.rows.append(trial.rows)
+        return Done(task, trial.rows[-1].seconds)
 
     def save_pictures(
         self, task: Task, trial: Trial, adjoint: Callable[[Tensor], Tensor] | bool
     ) -> None:
-        """<problem>/<set>/<image>/{truth,measurement,<method>}.png, where the image is shown."""
+        """<problem>/<set>/<image>/<config>-<seed>/{truth,measurement,recovery}.png, where the
+        image is shown."""
         seen = None
         if trial.y.shape == trial.truth.shape:
             seen = trial.y
@@ -81,15 +82,15 @@ class Worker:
         for i, index in enumerate(task.images):
             if index >= task.pictured:
                 continue
-            folder = self.pictures / task.problem / task.dataset / f"{index:05d}"
+            place = f"{task.template.config}-{task.template.seed}"
+            folder = self.pictures / task.problem / task.dataset / f"{index:05d}" / place
             folder.mkdir(parents=True, exist_ok=True)
-            columns = {"truth": trial.truth, "measurement": seen, task.method: trial.recovery.image}
+            columns = {"truth": trial.truth, "measurement": seen, "recovery": trial.recovery.image}
             for name, images in columns.items():
                 if images is not None:
-                    whole = folder / f"{name}.png"
-                    part = folder / f"{name}.{os.getpid()}.part"  # processes share the truth
+                    part = folder / f"{name}.part"
                     save_image(images[i].clamp(0, 1), part, format="png")
-                    os.replace(part, whole)
+                    os.replace(part, folder / f"{name}.png")
 
 
 def perform_all(
@@ -121,6 +122,8 @@ def perform_all(
     for index, device in enumerate(devices):
         places.put((index, str(device)))
     threads = max(1, (os.cpu_count() or 1) // len(devices))
+    for index in range(len(devices)):  # a full disk is met here, where it can be told
+        RowFile(folder / f"rows-{index}.csv")
     with ProcessPoolExecutor(
         len(devices),
         mp_context=context,
@@ -135,10 +138,14 @@ def perform_all(
                 "a process of the evaluation ended before its time (out of memory?). Every "
                 "finished row is kept: run the same command again, with fewer processes perhaps"
             ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((pool._processes or {}).values()):
+        except BaseException:  # Ctrl-C, a full disk: nobody may write here once this returns
+            processes = list((pool._processes or {}).values())  # shutdown forgets them
+            for process in processes:
                 process.terminate()
+            for process in processes:
+                process.join()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 _worker: Worker
@@ -154,6 +161,9 @@ def _start(
     global _worker
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():  # while this imported torch
+            os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     index, device = places.get()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from evaluation.time_left import TimeLeft
 from recovery.rows import COLUMNS, KEY, Row, RowFile, read_rows
 from recovery.trial import ImageSet, Trial
 from studies.bias import Bias
-from studies.study import Tables
+from studies.study import Given, Tables
 from tests.conftest import TINY
 
 REPOSITORY = Path(__file__).parent.parent
@@ -190,12 +191,14 @@ def test_processes_share_the_work_and_change_no_result(run: Run) -> None:
         "rows.csv",
     ]
     assert read_rows(two / "rows.csv").empty
-    assert not any(read_rows(path).empty for path in two.glob("rows-*.csv"))
     pd.testing.assert_series_equal(psnrs(one), psnrs(two), atol=0.02)
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_loses_and_repeats_no_row(workshop: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_evaluation_loses_and_repeats_no_row(
+    workshop: Path, tmp_path: Path, how: signal.Signals
+) -> None:
     command = [sys.executable, "evaluate.py", *arguments(workshop, tmp_path)]
     command += ["--trials.methods=[adjoint, lasso, glow]", "--processes=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -208,9 +211,10 @@ def test_a_killed_evaluation_loses_and_repeats_no_row(workshop: Path, tmp_path: 
         if any(len(path.read_text().splitlines()) > 1 for path in folder.glob("rows-*.csv")):
             break
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(1)  # its processes die with it
+    process.send_signal(how)
+    process.wait(timeout=60)
+    if how == signal.SIGKILL:
+        time.sleep(1)  # its processes die with it
     kept = {path: path.read_bytes() for path in folder.glob("rows-*.csv")}
     before = read_rows(folder, every=True)
     assert 0 < len(before) < 3 * 2 * 2 * 2 * 3
@@ -232,7 +236,7 @@ def test_a_picture_cut_short_by_a_kill_is_made_anew(
 
     def cut_short(image: torch.Tensor, path: Path, **rest: Any) -> None:
         save_image(image, path, **rest)
-        if path.name.startswith("adjoint"):
+        if path.name.startswith("recovery"):
             path.write_bytes(path.read_bytes()[:40])
             raise KeyboardInterrupt
 
@@ -242,6 +246,16 @@ def test_a_picture_cut_short_by_a_kill_is_made_anew(
             run("--trials.methods=[adjoint]", *options)
     folder = run("--trials.methods=[adjoint, few]", *options)
     assert (folder / "sheets" / "cs-50%-faces.png").exists()
+
+
+@pytest.mark.slow
+def test_sheets_show_the_seed_of_the_table(run: Run) -> None:
+    options = ["--trials.methods=[adjoint]", "--trials.problems=[denoise]"]
+    sheets = []
+    for seed in (0, 1, 0):
+        folder = run(*options, f"--trials.seeds=[{seed}]")
+        sheets.append((folder / "sheets" / "denoise-faces.png").read_bytes())
+    assert sheets[0] == sheets[2] != sheets[1]
 
 
 @pytest.mark.slow
@@ -395,20 +409,49 @@ def test_a_full_disk_keeps_what_was_computed(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("error", [RuntimeError, OSError])  # of its own weights' file, say
 def test_a_method_that_fails_is_named_and_stops_no_other(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    error: type[Exception],
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("out of memory")
+        raise error("out of memory")
 
     monkeypatch.setattr("recovery.lasso.Lasso.recover", fail)
     with pytest.raises(SystemExit) as ended:
         run("--trials.methods=[lasso, adjoint]", "--trials.seeds=[0]")
     assert ended.value.code == 1
-    assert "lasso on cs-50%, faces: RuntimeError: out of memory" in capsys.readouterr().err
+    said = f"lasso on cs-50%, faces: {error.__name__}: out of memory"
+    assert said in capsys.readouterr().err
     rows = read_rows(tmp_path / "results" / "tiny")
     assert set(rows["method"]) == {"adjoint"} and len(rows) == 2 * 2 * 3
     assert "out of memory" in (tmp_path / "results" / "tiny" / "report.md").read_text()
+    with pytest.raises(SystemExit) as ended:  # where nothing succeeds there is a report too
+        run("--trials.methods=[lasso]", "--trials.seeds=[0]", name="alone")
+    assert ended.value.code == 1
+    assert "out of memory" in (tmp_path / "results" / "alone" / "report.md").read_text()
+
+
+def test_what_changes_while_an_evaluation_runs_gets_no_row(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    planned = evaluate.tasks_of
+
+    def with_other_weights(*arguments: Any) -> list[Task]:
+        return [
+            replace(task, template=replace(task.template, config="others"))
+            for task in planned(*arguments)
+        ]
+
+    monkeypatch.setattr(evaluate, "tasks_of", with_other_weights)
+    with pytest.raises(SystemExit) as ended:
+        run("--trials.methods=[adjoint]")
+    assert ended.value.code == 1
+    assert "changed since the evaluation began" in capsys.readouterr().err
+    assert read_rows(tmp_path / "results" / "tiny").empty
 
 
 def test_a_study_without_a_prior_needs_no_data(
@@ -473,6 +516,18 @@ def test_a_studys_tables_are_kept_while_nothing_they_depend_on_changes(
     (folder / "studies" / "bias" / "bias.csv").unlink()
     run(*options)
     assert len(computed) == 4
+
+    def killed(self: Bias, given: Given, *_: Any) -> Tables:
+        (given.folder / "half.png").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bias, "compute", killed)
+    other = [option.replace("[Hat]", "[Young]") for option in options]
+    with pytest.raises(SystemExit):
+        run(*other)
+    monkeypatch.setattr(Bias, "compute", counting)
+    run(*options)
+    assert len(computed) == 5 and not list(folder.glob("pictures-of-studies/bias/half.png"))
 
 
 @pytest.mark.slow
