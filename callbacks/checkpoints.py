@@ -35,10 +35,12 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
-        if not (checkpoint_folder(trainer.default_root_dir) / "best.ckpt").exists():
+        has_best = (checkpoint_folder(trainer.default_root_dir) / "best.ckpt").exists()
+        if not has_best:
             self.best = math.inf  # begun from another run's checkpoint
         # a run killed between its two files resumes from the best, and may have nothing left to do
-        if trainer.strategy.broadcast(pl_module.images_seen > images_in_last(trainer)):
+        behind = has_best and pl_module.images_seen > images_in_last(trainer)
+        if trainer.strategy.broadcast(behind):
             self.save(trainer, "last")
 
     def on_train_batch_end(
@@ -58,16 +60,23 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         monitor = self.monitor or f"bits_per_dim/{trainer.datamodule.validation_names[0]}"
         value = trainer.callback_metrics.get(monitor)
-        self._is_best = value is not None and bool(value < self.best)
-        if self._is_best:
+        if value is not None and value < self.best:
             self.best = float(value)
+            self._is_best = True
+            if (
+                not trainer.is_last_batch
+            ):  # validation inside an epoch: these weights, not its end's
+                self._save_best(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # after all that an epoch leaves: a run that resumes from here makes none of it again
         if self._is_best:
-            self.save(trainer, "best")
-            self._is_best = False
+            self._save_best(trainer)
         self.save(trainer, "last")
+
+    def _save_best(self, trainer: pl.Trainer) -> None:
+        self.save(trainer, "best")
+        self._is_best = False
 
     def save(self, trainer: pl.Trainer, name: str) -> None:
         final = checkpoint_folder(trainer.default_root_dir) / f"{name}.ckpt"

@@ -178,6 +178,26 @@ def test_a_run_killed_between_its_last_checkpoints_hands_out_the_last_weights(
     assert set(read_rows(resumed)["images_seen"]) == set(read_rows(whole)["images_seen"])
 
 
+def test_the_best_inside_an_epoch_is_saved_there() -> None:
+    class Validated:
+        """As much of a trainer as `Checkpoints` asks."""
+
+        def __init__(self, value: float, last: bool) -> None:
+            self.callback_metrics, self.is_last_batch = {"bits": value}, last
+
+    saved: list[tuple[float, str]] = []
+    checkpoints = Checkpoints(monitor="bits")
+    checkpoints.save = lambda trainer, name: saved.append(  # type: ignore[method-assign,assignment]
+        (trainer.callback_metrics["bits"], name)
+    )
+    for value, last in ((1.0, False), (3.0, True), (0.5, True)):
+        trainer: Any = Validated(value, last)
+        checkpoints.on_validation_end(trainer, None)  # type: ignore[arg-type]
+        if last:
+            checkpoints.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+    assert saved == [(1.0, "best"), (3.0, "last"), (0.5, "best"), (0.5, "last")]
+
+
 def test_a_recovery_that_was_due_is_finished_first(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
