@@ -346,7 +346,8 @@ class Reconstructor(PriorFree):
         seeds = range(len(y)) if seeds is None else seeds
         model = self._model(operator)
         model = model.to(y.device).eval()
-        physics = as_physics(operator).to(y.device)
+        # a copy: algorithms leave settings of theirs on the physics they are given
+        physics = copy.deepcopy(as_physics(operator)).to(y.device)
         parts = []
         for index, seed in enumerate(seeds):
             with torch.random.fork_rng():

@@ -178,6 +178,22 @@ def test_a_reconstructor_is_a_method(problem: Operator) -> None:
     )
 
 
+def test_a_reconstructor_leaves_the_operator_as_it_is() -> None:
+    optim = "deepinv.optim."
+    spec = {
+        "class_path": optim + "ADMM",
+        "init_args": {
+            "data_fidelity": {"class_path": optim + "L2"},
+            "prior": {"class_path": optim + "TVPrior"},
+            "max_iter": 2,
+        },
+    }
+    blur = operator("blur")
+    before = describe(blur)
+    Reconstructor(Deepinv(spec)).recover(blur(images(1)), blur)
+    assert describe(blur) == before
+
+
 def test_a_result_that_is_not_finite_is_a_status() -> None:
     problem = Denoising(SHAPE, sigma=0.1)
     y = problem(images(2))
