@@ -131,17 +131,20 @@ def sample_sheets(folder: Path, rows: pd.DataFrame, trials: Trials) -> dict[str,
             for method in trials.methods
             if (problem, dataset, method) in of_method.index
         }
-        if not places:
+        tiles = sorted((folder / "pictures" / problem / dataset).glob("*/"))
+        pictured = [
+            p for p in places.values() if any((t / p / "truth.png").exists() for t in tiles)
+        ]
+        if not pictured:
             continue
-        first = next(iter(places.values()))
+        first = pictured[0]
         files = {what: f"{first}/{what}.png" for what in ("truth", "measurement")}
         files |= {method: f"{place}/recovery.png" for method, place in places.items()}
-        tiles = sorted((folder / "pictures" / problem / dataset).glob("*/"))
         files = {
             name: file for name, file in files.items() if any((t / file).exists() for t in tiles)
         }
         whole = [tile for tile in tiles if all((tile / file).exists() for file in files.values())]
-        if not files or not whole:
+        if not whole:
             continue
         cells = [
             decode_image(str(tile / file), ImageReadMode.RGB)

@@ -17,6 +17,7 @@ from torchvision.utils import save_image
 
 from evaluation.plan import Bench, Task
 from recovery.methods import Progress
+from recovery.operators import Operator
 from recovery.rows import ConfigTexts, RowFile
 from recovery.trial import Trial, run_trials
 
@@ -61,36 +62,41 @@ class Worker:
                 progress=progress,
             )
             trial = next(iter(trials))  # the images of a task are recovered at once
+            seen = as_image(trial, job.operator)
         except Exception as error:
             # one method's failure, out of memory say, is not the others'; a rerun tries again
             return Done(task, failure=f"{type(error).__name__}: {error}")
         # pictures first: an image with a row is not recovered again
-        self.save_pictures(task, trial, job.operator.linear and job.operator.A_adjoint)
+        self.save_pictures(task, trial, seen)
         self.rows.append(trial.rows)
         return Done(task, trial.rows[-1].seconds)
 
-    def save_pictures(
-        self, task: Task, trial: Trial, adjoint: Callable[[Tensor], Tensor] | bool
-    ) -> None:
+    def save_pictures(self, task: Task, trial: Trial, measurement: Tensor | None) -> None:
         """<problem>/<set>/<image>/<config>-<seed>/{truth,measurement,recovery}.png, where the
         image is shown."""
-        seen = None
-        if trial.y.shape == trial.truth.shape:
-            seen = trial.y
-        elif callable(adjoint):
-            seen = adjoint(trial.y)
         for i, index in enumerate(task.images):
             if index >= task.pictured:
                 continue
             place = f"{task.template.config}-{task.template.seed}"
             folder = self.pictures / task.problem / task.dataset / f"{index:05d}" / place
             folder.mkdir(parents=True, exist_ok=True)
-            columns = {"truth": trial.truth, "measurement": seen, "recovery": trial.recovery.image}
+            columns = {
+                "truth": trial.truth,
+                "measurement": measurement,
+                "recovery": trial.recovery.image,
+            }
             for name, images in columns.items():
                 if images is not None:
                     part = folder / f"{name}.part"
                     save_image(images[i].clamp(0, 1), part, format="png")
                     os.replace(part, folder / f"{name}.png")
+
+
+def as_image(trial: Trial, operator: Operator) -> Tensor | None:
+    """What was measured, as images: y itself, or its adjoint; None of a non-linear operator."""
+    if trial.y.shape == trial.truth.shape:
+        return trial.y
+    return operator.A_adjoint(trial.y) if operator.linear else None
 
 
 def perform_all(
@@ -130,8 +136,8 @@ def perform_all(
         initializer=_start,
         initargs=(places, threads, make, folder),
     ) as pool:
-        futures = [pool.submit(_perform, task) for task in tasks]
         try:
+            futures = [pool.submit(_perform, task) for task in tasks]
             yield from (future.result() for future in as_completed(futures))
         except BrokenProcessPool as error:
             raise RuntimeError(

@@ -212,12 +212,12 @@ def write(out: Path, content: bytes, record: dict[str, Any], card: str) -> None:
         (new / CARD).write_text(card)
         read_export(new)
         replaced = Path(beside) / "replaced"
-        if out.exists():
-            out.rename(replaced)
         try:
+            if out.exists():
+                out.rename(replaced)
             new.rename(out)
         except BaseException:
-            if replaced.exists():
+            if replaced.exists() and not out.exists():
                 replaced.rename(out)
             raise
 

@@ -203,7 +203,13 @@ def test_a_stopped_evaluation_loses_and_repeats_no_row(
     command += ["--trials.methods=[adjoint, lasso, glow]", "--processes=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=REPOSITORY,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # a suite in the background ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     folder = tmp_path / "results" / "tiny"
     deadline = time.monotonic() + 120
