@@ -283,6 +283,28 @@ def test_a_stop_while_an_export_is_replaced_leaves_the_one_before(
     assert [path.name for path in exported.parent.iterdir()] == ["out"]
 
 
+# --- the priors of this repository ---------------------------------------------------------------
+
+PRETRAINED = REPOSITORY / "pretrained"
+
+
+def test_configs_name_priors_that_are_here() -> None:
+    configs = (REPOSITORY / "configs" / "evaluate").glob("*.yaml")
+    text = "".join(path.read_text() for path in configs)
+    named = set(re.findall(r"pretrained/([\w-]+)", text))
+    assert named == {path.name for path in PRETRAINED.iterdir()}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in PRETRAINED.iterdir()))
+def test_a_published_prior_is_what_its_card_says(name: str) -> None:
+    prior = load_prior(PRETRAINED / name)  # checked there: its hashes, and an image it decodes
+    weights = (PRETRAINED / name / "weights.safetensors").read_bytes()
+    card = (PRETRAINED / name / "README.md").read_text()
+    for said in (prior.fingerprint, sha256(weights).hexdigest(), "non-commercial"):
+        assert said in card
+    assert f"{prior.images_seen:,}" in card and "not stated" not in card
+
+
 # --- what is not loaded --------------------------------------------------------------------------
 
 
