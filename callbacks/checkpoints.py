@@ -63,10 +63,8 @@ class Checkpoints(Checkpoint):
         if value is not None and value < self.best:
             self.best = float(value)
             self._is_best = True
-            if (
-                not trainer.is_last_batch
-            ):  # validation inside an epoch: these weights, not its end's
-                self._save_best(trainer)
+            if not trainer.is_last_batch:
+                self._save_best(trainer)  # inside an epoch: these weights, not those of its end
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # after all that an epoch leaves: a run that resumes from here makes none of it again
