@@ -61,7 +61,7 @@ class Worker:
                 batch_size=len(task.images),
                 progress=progress,
             )
-            trial = next(iter(trials))  # the images of a task are recovered at once
+            trial = next(trials)  # the images of a task are recovered at once
             seen = as_image(trial, job.operator)
         except Exception as error:
             # one method's failure, out of memory say, is not the others'; a rerun tries again

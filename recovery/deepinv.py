@@ -285,11 +285,11 @@ def as_operator(physics: nn.Module, y: Tensor, image_shape: ImageShape | None) -
 
 
 def as_physics(operator: Operator) -> nn.Module:
-    """An operator as a deepinv physics, with its noise."""
+    """An operator as a deepinv physics, with its noise; a copy: algorithms leave settings on it."""
     from deepinv import physics as dp
 
     if type(operator) is Physics:
-        return operator.physics
+        return copy.deepcopy(operator.physics)
     noise = dp.GaussianNoise(operator.sigma) if operator.sigma > 0 else dp.ZeroNoise()
     if operator.denoises:
         return dp.Denoising(noise)
@@ -346,8 +346,7 @@ class Reconstructor(PriorFree):
         seeds = range(len(y)) if seeds is None else seeds
         model = self._model(operator)
         model = model.to(y.device).eval()
-        # a copy: algorithms leave settings of theirs on the physics they are given
-        physics = copy.deepcopy(as_physics(operator)).to(y.device)
+        physics = as_physics(operator).to(y.device)
         parts = []
         for index, seed in enumerate(seeds):
             with torch.random.fork_rng():
