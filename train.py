@@ -33,6 +33,7 @@ from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
 from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule, require_same_architecture
+from lightning_modules.load import load_network
 from recovery.deepinv import Deepinv
 from recovery.report import show, summary_table, training_curves
 from recovery.rows import read_rows
@@ -75,6 +76,8 @@ class Run:
         wandb: auto is online if a W&B key is set, else offline.
         project: W&B project.
         accept_changes: resume even if architecture, data, optimisation or seed have changed.
+        begin_from: a run, a checkpoint or an exported prior whose flow a new run begins from, at
+            0 images seen; to go on with a run's optimiser and clock, --ckpt_path.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Run:
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "invertible-priors"
     accept_changes: bool = False
+    begin_from: str | None = None
 
     @property
     def directory(self) -> Path:
@@ -188,11 +192,17 @@ class Train(LightningCLI):
         self.trainer.callbacks.insert(0, write)  # type: ignore[attr-defined]
 
     def fit(self, model: ClockedModule, **kwargs: Any) -> None:
-        """Train from the run's newest checkpoint, else from --ckpt_path, else from the start."""
+        """Train from the run's newest checkpoint, --ckpt_path, run.begin_from or the start."""
+        if kwargs["ckpt_path"] and self.run.begin_from:
+            raise ValueError("--ckpt_path and run.begin_from cannot both be where a run begins")
         checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
         if checkpoint is not None:
             say(f"Resuming from {checkpoint}")
             require_same_architecture(model.state_dict(), read_checkpoint(checkpoint))
+        elif self.run.begin_from is not None:
+            network, images_seen = load_network(self.run.begin_from)
+            model.begin_from(network)
+            say(f"Beginning from {self.run.begin_from}, trained on {images_seen:,} images")
         self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
 
     @rank_zero_only

@@ -169,17 +169,19 @@ def details(
         torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
         for device in devices
     }
-    return {
+    found = {
         "command": f"python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
         "hardware": f"{', '.join(sorted(names))}, {os.cpu_count()} cores",
+    }
+    if rows.empty:  # studies alone
+        return found
+    medians = rows.groupby("method", sort=False)["seconds"].median()
+    return found | {
         "processes": str(len(devices)),
         "seeds": ", ".join(map(str, seeds)),
         "recoveries": f"{len(rows):,}",
-        "seconds per image": ", ".join(
-            f"{method} {seconds:.2g}"
-            for method, seconds in rows.groupby("method", sort=False)["seconds"].median().items()
-        ),
+        "seconds per image": ", ".join(f"{method} {s:.2g}" for method, s in medians.items()),
     }
 
 

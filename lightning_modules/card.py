@@ -1,5 +1,6 @@
 """The model card of an exported prior, in Markdown."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -40,7 +41,7 @@ def model_card(
         "latent": f"{record['latent_dim']:,} values, standard normal",
         "training data": data,
         "licence": licence,
-        "images seen in training": f"{record['images_seen']:,}",
+        "images seen in training": f"{record['images_seen']:,}{begun(config)}",
         "bits per dimension": bits_per_dimension(record),
         "hardware": hardware,
         "weights": f"{record['precision']}, fingerprint `{record['fingerprint']}`",
@@ -90,6 +91,12 @@ with this config.yaml{where}:
 ```yaml
 {as_yaml(training_config(config))}```
 """
+
+
+def begun(config: dict[str, Any]) -> str:
+    """What training began from, if not from nothing; no path of its maker's."""
+    path = config["run"].get("begin_from")
+    return f", begun from the weights of {Path(path).name}" if path else ""
 
 
 def bits_per_dimension(record: dict[str, Any]) -> str:

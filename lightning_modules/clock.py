@@ -45,6 +45,16 @@ class ClockedModule(pl.LightningModule):
         """(count, C, H, W) in [0, 1] from the same latents at every call."""
         raise NotImplementedError
 
+    def begin_from(self, network: nn.Module) -> None:
+        """Take the weights of a trained network before the first step; the clock stays at 0.
+
+        Raises ValueError: it is of another architecture, or more than its weights is needed.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot begin from a prior's weights: a prior has no "
+            "discriminator. Begin from a checkpoint of a run (--ckpt_path)."
+        )
+
     def clock_positions(self, batch_size: int) -> range:
         """For each image of this rank's micro-batch, how many images came before it."""
         first = self.images_seen + self.global_rank * batch_size
@@ -109,9 +119,8 @@ def require_same_architecture(ours: Mapping[str, Tensor], theirs: Mapping[str, T
     if difference is not None:
         name, here, there = difference
         raise ValueError(
-            f"The checkpoint is of another architecture: {name} is {there} in the checkpoint "
-            f"and {here} in this config. Use the config it was trained with, or another "
-            "run.name."
+            f"The weights are of another architecture: {name} is {there} in them and {here} in "
+            "this config. Use the config they were trained with, or another run.name."
         )
 
 

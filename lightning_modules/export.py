@@ -30,7 +30,7 @@ from lightning_modules.exported import (
     kind_of,
     network_class,
     pooled,
-    read_export,
+    read_network,
 )
 from lightning_modules.load import TrainedRun, load_run
 from recovery.priors import FlowPrior, GanPrior
@@ -210,7 +210,7 @@ def write(out: Path, content: bytes, record: dict[str, Any], card: str) -> None:
         lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in record.items())
         (new / RECORD).write_text("{\n" + ",\n".join(lines) + "\n}\n")
         (new / CARD).write_text(card)
-        read_export(new)
+        read_network(new)
         replaced = Path(beside) / "replaced"
         try:
             if out.exists():

@@ -47,8 +47,8 @@ FIELDS: dict[str, type] = {  # of prior.json that reading needs
 }
 
 
-def read_export(folder: Path, device: str | torch.device = "cpu") -> FlowPrior | GanPrior:
-    """The prior of an exported folder, on `device`. It is checked on the CPU first.
+def read_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of an exported folder, on the CPU and checked there, and its record.
 
     Weights stored in half precision are used in float32; the fingerprint is of these.
 
@@ -65,9 +65,7 @@ def read_export(folder: Path, device: str | torch.device = "cpu") -> FlowPrior |
         require_same_sample(prior, record)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    if torch.device(device).type == "cpu":
-        return prior
-    return PRIORS[record["kind"]](network.to(device), record["images_seen"])
+    return network, record
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from torch import nn
 
 from lightning_modules.clock import ClockedModule, require_same_architecture
-from lightning_modules.exported import PRIORS, RECORD, WEIGHTS, kind_of, read_export
+from lightning_modules.exported import PRIORS, RECORD, WEIGHTS, kind_of, read_network
 from recovery.priors import FlowPrior, GanPrior
 
 
@@ -25,14 +26,21 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> FlowPrio
 
     Raises:
         FileNotFoundError: naming the file that is missing.
-        ValueError: a file is damaged, or does not fit the others; see `read_export`.
+        ValueError: a file is damaged, or does not fit the others; see `read_network`.
     """
+    network, images_seen = load_network(path)
+    network = network.to(device)  # made on the CPU: the same weights on any device
+    return PRIORS[kind_of(network)](network, images_seen)
+
+
+def load_network(path: str | Path) -> tuple[nn.Module, int]:
+    """Its network, on the CPU, and the images it has seen. Args and errors are `load_prior`'s."""
     path = Path(path)
     if (path / RECORD).exists() or (path / WEIGHTS).exists():
-        return read_export(path, device)
+        network, record = read_network(path)
+        return network, record["images_seen"]
     module = load_run(path).module
-    network = module.prior_network().to(device)  # made on the CPU: the same weights on any device
-    return PRIORS[kind_of(network)](network, module.images_seen)
+    return module.prior_network(), module.images_seen
 
 
 class TrainedRun(NamedTuple):

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.average import move_average
-from lightning_modules.clock import ClockedModule, warmup_then_decay
+from lightning_modules.clock import (
+    ClockedModule,
+    require_same_architecture,
+    warmup_then_decay,
+)
 from recovery.priors import FlowPrior, fingerprint, standard_normal_log_prob
 from recovery.seeds import normal, seed_from, uniform
 
@@ -101,6 +105,19 @@ class MaximumLikelihood(ClockedModule):
         prior = self.prior()
         latents = self.sample_temperature * normal(seeds, (prior.latent_dim,))
         return prior.decode(latents.to(self.device)).clamp(0, 1)
+
+    @torch.no_grad()
+    def begin_from(self, network: nn.Module) -> None:
+        require_same_architecture(self.network.state_dict(), network.state_dict())
+        for ours in (self.network, self.average):
+            if ours is not None:
+                ours.load_state_dict(network.state_dict())
+        z = self.sample_temperature * normal([self.seed], (math.prod(self.image_shape),))
+        if not torch.allclose(self.network.inverse(z), network.inverse(z), atol=1e-2):  # type: ignore[operator]
+            raise ValueError(
+                "The weights are another flow in this config than where they were trained: use "
+                "the model.network it was trained with (its stability, too)."
+            )
 
     # --- likelihood --------------------------------------------------------------------------
 

@@ -258,7 +258,7 @@ def test_a_failure_leaves_the_export_before_it(
         raise OSError("No space left on device")
 
     before = record_of(exported)
-    monkeypatch.setattr(export, "read_export", full)
+    monkeypatch.setattr(export, "read_network", full)
     with pytest.raises(OSError, match="No space"):
         export.export_prior(runs / "dcgan", exported)
     assert record_of(exported) == before

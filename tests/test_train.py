@@ -23,6 +23,7 @@ from datamodules import prepare
 from datamodules.procedural import faces
 from lightning_modules import Adversarial, MaximumLikelihood, load_prior
 from lightning_modules.clock import warmup_then_decay
+from lightning_modules.export import export_prior
 from recovery.priors import GanPrior
 from recovery.rows import KEY, read_rows
 from tests.helpers import Killed, kill_at, refused
@@ -311,6 +312,46 @@ def test_a_finished_run_recovers_other_sets_from_its_checkpoint(
     torch.save({"weights": torch.zeros(1)}, foreign)
     said = refused(capsys, [*tiny, f"--ckpt_path={foreign}", "--run.name=other"])
     assert "foreign.ckpt is damaged or no checkpoint of train.py" in said
+
+
+def test_a_run_begins_from_an_exported_flow(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a learning rate of 0 the weights stay those; the clock, the data and noise begin anew."""
+    directory = run(tiny, "--model.total_images=64")
+    export_prior(directory, out := tmp_path / "out")
+    begun = [*tiny, f"--run.begin_from={out}", "--run.name=begun", "--model.learning_rate=0"]
+    again = run(begun, "--model.total_images=16")
+    prior, theirs = load_prior(again), load_prior(out)
+    assert prior.images_seen == 16
+    assert prior.fingerprint == theirs.fingerprint
+    assert f"Beginning from {out}, trained on 64 images" in capsys.readouterr().out
+    run(begun, "--model.total_images=32")  # goes on where it was
+    assert load_prior(again).images_seen == 32
+    assert "Beginning" not in capsys.readouterr().out
+    export_prior(again, card := tmp_path / "card")
+    assert "| 32, begun from the weights of out |" in (card / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model.network.hidden=4", "of another architecture: levels.0.0.net.conv1.weight is"),
+        ("--model.network.stability.min_scale=0.1", "another flow in this config"),
+        ("--ckpt_path=some.ckpt", "--ckpt_path and run.begin_from cannot both"),
+        ("--run.begin_from=nowhere", "nowhere is missing: nowhere is no run of train.py"),
+        ("--config=configs/demo_gan.yaml", "cannot begin from a prior's weights"),
+    ],
+)
+def test_weights_that_a_run_cannot_begin_from_are_refused(
+    tiny: list[str], capsys: pytest.CaptureFixture[str], option: str, message: str
+) -> None:
+    directory = run(tiny, "--model.total_images=16")
+    begun = ["--run.name=begun", f"--run.begin_from={directory}"]
+    if option.startswith("--config"):
+        tiny = ["fit", option, *(o for o in tiny if o.startswith("--run.")), *begun]
+    assert message in refused(capsys, [*tiny, *begun, option])
+    assert not (directory.parent / "begun" / "config.yaml").exists()
 
 
 def test_a_cut_metrics_file_is_mended(tiny: list[str]) -> None:
