@@ -40,7 +40,8 @@ def descend(
     for step in range(steps):
         with torch.enable_grad():
             values = objective()
-            gradients = torch.autograd.grad(values.sum(), tensors)
+            # a generator may hold weights its images do not use (a grown PGGAN's small RGB layers)
+            gradients = torch.autograd.grad(values.sum(), tensors, materialize_grads=True)
         told = observe(values.detach())
         done = done if told is None else done | told
         finite = finite & values.detach().isfinite()

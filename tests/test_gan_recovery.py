@@ -8,7 +8,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
-from networks import dcgan, resize_gan
+from networks import dcgan, pggan, resize_gan
 from networks.glow import Glow
 from recovery.csgm import Csgm, generator_surgery, iagan_stage_1
 from recovery.descent import descend
@@ -238,6 +238,18 @@ def test_adaptation_leaves_the_range(prior: GanPrior, out_of_range: Tensor) -> N
     for name, weight in prior.network.state_dict().items():
         assert torch.equal(weight, before[name]), name
         assert not weight.requires_grad
+
+
+def test_a_grown_generator_adapts(out_of_range: Tensor) -> None:
+    """It keeps the RGB layers of the sizes it grew through, which its images no longer use."""
+    torch.manual_seed(0)
+    grown = pggan.Generator(image_size=8, latent_dim=6, base=32, growing=True)
+    prior = GanPrior(grown.eval().requires_grad_(False), "grown")
+    assert "to_rgb.0.weight" in prior.weights() and "to_rgb.1.weight" in prior.weights()
+    operator = sensing(160)
+    y = operator.A(out_of_range)
+    adapted = adaptive(prior, weight_learning_rate=1e-2).recover(y, operator)
+    assert (adapted.residual < 0.9 * Csgm(prior, steps=60).recover(y, operator).residual).all()
 
 
 def test_an_adapted_image_does_not_depend_on_its_batch(
