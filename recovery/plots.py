@@ -198,13 +198,19 @@ def _panel(height: float = 3.3) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, axes: Axes, published: bool) -> None:
-    """Below the plot, which keeps its height."""
+    """Below the plot, which keeps its height; in two columns where names are short enough."""
     handles, _ = axes.get_legend_handles_labels()
     if published:
         label = "published at 64px"
         handles.append(Line2D([], [], color="C9", marker="o", ls="--", mfc="none", label=label))
-    figure.legend(handles=handles, loc="outside lower left", ncols=2)
-    figure.set_figheight(3.3 + 0.22 * math.ceil(len(handles) / 2))
+    for columns in (2, 1):
+        for legend in figure.legends:  # that of two columns, which was too wide
+            legend.remove()
+        figure.legend(handles=handles, loc="outside lower left", ncols=columns)
+        figure.set_figheight(3.3 + 0.22 * math.ceil(len(handles) / columns))
+        figure.draw_without_rendering()
+        if figure.legends[0].get_window_extent().width <= figure.bbox.width:
+            break
 
 
 def _limits(*series: pd.Series | None) -> tuple[float, float]:

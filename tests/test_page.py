@@ -230,6 +230,18 @@ def test_the_best_gamma_is_compared_and_named() -> None:
     assert list(table.columns[:5]) == ["problem", "method", "γ not varied", "γ = 0", "γ = 0.01"]
 
 
+@pytest.mark.parametrize("name", ["short", "a method of a very long name indeed"])
+def test_the_legend_stays_within_its_figure(name: str) -> None:
+    levels = {0.1: [20.0, 21.0], 0.5: [30.0, 31.0]}
+    figures = section(*(sensing(f"{name} {k}", IN, levels) for k in range(4))).figures()
+    figure = next(iter(figures.values()))
+    (legend,) = figure.legends
+    figure.draw_without_rendering()
+    extent, page = legend.get_window_extent(), figure.bbox
+    assert extent.x0 >= 0 and extent.x1 <= page.width and extent.y0 >= 0
+    assert figure.axes[0].get_window_extent().height > 0.45 * 3.3 * figure.dpi
+
+
 def test_in_and_out_of_distribution_share_colours_and_range() -> None:
     levels = {0.1: [20.0, 21.0], 0.5: [30.0, 31.0]}
     parts = [sensing(m, side, levels) for side in (IN, OUT) for m in ("glow", "dcgan")]
