@@ -78,7 +78,8 @@ def study_tables(
         unfinished = about.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(saved))
         os.replace(unfinished, about)
-    return {name: pd.read_csv(folder / f"{name}.csv") for name in saved["tables"]}
+    images = {"image": str}  # 0000083 is a name
+    return {name: pd.read_csv(folder / f"{name}.csv", dtype=images) for name in saved["tables"]}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.procedural import faces
+from evaluation.outcome import study_tables
 from networks.resize_gan import Generator
 from recovery.priors import FlowPrior, GanPrior
 from recovery.rows import COLUMNS
@@ -212,6 +213,14 @@ def test_jacobian_study_counts_energy_and_decades(given: Given) -> None:
     tables = partial.compute(given, lambda _: None)
     assert len(tables["singular_values"]) == 5
     assert "randomised range finder" in partial.findings(tables)[0]
+
+
+def test_an_image_keeps_its_name_in_a_study_read_again(given: Given) -> None:
+    named = replace(given.sets["celeba-val"], names=[f"000{i}" for i in range(6)])
+    given = replace(given, sets={"celeba-val": named})
+    study = Jacobian(dataset="celeba-val", images=2, rank=2)
+    tables = study_tables(study, given, given.folder / "study", {}, lambda _: None)
+    assert set(tables["singular_values"]["image"]) == {"0000", "0001"}
 
 
 # --- latents ---
