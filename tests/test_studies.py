@@ -216,7 +216,7 @@ def test_jacobian_study_counts_energy_and_decades(given: Given) -> None:
 
 
 def test_an_image_keeps_its_name_in_a_study_read_again(given: Given) -> None:
-    named = replace(given.sets["celeba-val"], names=[f"000{i}" for i in range(6)])
+    named = replace(given.sets["celeba-val"], image_names=[f"000{i}" for i in range(6)])
     given = replace(given, sets={"celeba-val": named})
     study = Jacobian(dataset="celeba-val", images=2, rank=2)
     tables = study_tables(study, given, given.folder / "study", {}, lambda _: None)
