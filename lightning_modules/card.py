@@ -94,9 +94,9 @@ with this config.yaml{where}:
 
 
 def begun(config: dict[str, Any]) -> str:
-    """What training began from, if not from nothing; no path of its maker's."""
-    path = config["run"].get("begin_from")
-    return f", begun from the weights of {Path(path).name}" if path else ""
+    """Which weights training began from, if any."""
+    name = training_config(config)["run"].get("begin_from")
+    return f", begun from the weights of {name}" if name else ""
 
 
 def bits_per_dimension(record: dict[str, Any]) -> str:
@@ -114,8 +114,11 @@ def training_config(config: dict[str, Any]) -> dict[str, Any]:
     trainer = ("devices", "num_nodes", "precision", "accumulate_grad_batches")
     data = config["data"]
     arguments = {key: value for key, value in data["init_args"].items() if key != "root"}
+    run = {"name": config["run"]["name"]}
+    if config["run"].get("begin_from"):
+        run["begin_from"] = Path(config["run"]["begin_from"]).name
     return {
-        "run": {"name": config["run"]["name"]},
+        "run": run,
         "trainer": {key: config["trainer"][key] for key in trainer if key in config["trainer"]},
         "model": config["model"],
         "data": {"class_path": data["class_path"], "init_args": arguments},

@@ -330,7 +330,8 @@ def test_a_run_begins_from_an_exported_flow(
     assert load_prior(again).images_seen == 32
     assert "Beginning" not in capsys.readouterr().out
     export_prior(again, card := tmp_path / "card")
-    assert "| 32, begun from the weights of out |" in (card / "README.md").read_text()
+    said = (card / "README.md").read_text()
+    assert "| 32, begun from the weights of out |" in said and "  begin_from: out\n" in said
 
 
 @pytest.mark.parametrize(
