@@ -35,6 +35,7 @@ from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule, require_same_architecture
 from lightning_modules.load import load_network
 from recovery.deepinv import Deepinv
+from recovery.priors import fingerprint
 from recovery.report import show, summary_table, training_curves
 from recovery.rows import read_rows
 
@@ -55,7 +56,7 @@ CHANGEABLE = (
     "data.init_args.num_workers",
     "data.init_args.validation_batch_size",
 )
-PINNED = ("trainer.accumulate_grad_batches",)  # of the trainer's, this one changes optimisation
+PINNED = ("trainer.accumulate_grad_batches", "run.begin_from")  # of these, not to be changed
 
 
 def as_deepinv(value: Any) -> Deepinv:
@@ -134,6 +135,7 @@ class Train(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.run: Run = self.config_init.fit.run
         self.check_against_earlier_config()
+        self.begin()
         directory = self.run.directory
         loggers = [MetricsFile(directory / "metrics.jsonl"), *wandb_logger(self.run)]
         return super().instantiate_trainer(
@@ -159,6 +161,23 @@ class Train(LightningCLI):
             )
         if lines:
             say("The config has changed since this run was last started:", *lines)
+
+    def begin(self) -> None:
+        """Give a new run the weights of run.begin_from; one with a checkpoint has had them."""
+        path = self.run.begin_from
+        if path is None:
+            return
+        if self.config_init.fit.ckpt_path is not None:
+            raise ValueError("--ckpt_path and run.begin_from cannot both be where a run begins")
+        if newest_checkpoint(self.run.directory) is None:
+            network, images_seen, before = load_network(path)
+            self.model.take_weights(network)
+            origin = Path(path).resolve()
+            name = origin.parent.parent.name if origin.is_file() else origin.name
+            weights = fingerprint(network.state_dict())
+            said = f"{name} ({images_seen:,} images, fingerprint {weights})"
+            self.model.begun_from = f"{said}, begun from {before}" if before else said
+            say(f"Beginning from the weights of {self.model.begun_from}")
 
     def config_text(self) -> str:
         return str(self._parser("fit").dump(self.config.fit, skip_none=False))
@@ -192,17 +211,11 @@ class Train(LightningCLI):
         self.trainer.callbacks.insert(0, write)  # type: ignore[attr-defined]
 
     def fit(self, model: ClockedModule, **kwargs: Any) -> None:
-        """Train from the run's newest checkpoint, --ckpt_path, run.begin_from or the start."""
-        if kwargs["ckpt_path"] and self.run.begin_from:
-            raise ValueError("--ckpt_path and run.begin_from cannot both be where a run begins")
+        """Train from the run's newest checkpoint, else from --ckpt_path, else from the start."""
         checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
         if checkpoint is not None:
             say(f"Resuming from {checkpoint}")
             require_same_architecture(model.state_dict(), read_checkpoint(checkpoint))
-        elif self.run.begin_from is not None:
-            network, images_seen = load_network(self.run.begin_from)
-            model.begin_from(network)
-            say(f"Beginning from {self.run.begin_from}, trained on {images_seen:,} images")
         self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
 
     @rank_zero_only

@@ -382,6 +382,12 @@ class Adversarial(ClockedModule):
             images = self.images_since_average()
             move_average(self.average, self.generator, images, self.images_seen, self.ema_half_life)
 
+    def take_weights(self, network: nn.Module) -> None:
+        raise ValueError(
+            "A GAN cannot begin from a prior's weights: a prior has no discriminator. Begin from a "
+            "checkpoint of a run (--ckpt_path)."
+        )
+
     # --- checks and checkpoints ------------------------------------------------------------------
 
     def on_fit_start(self) -> None:

@@ -1,6 +1,5 @@
 """The model card of an exported prior, in Markdown."""
 
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -35,13 +34,14 @@ def model_card(
     kind = {"flow": "An invertible prior", "gan": "A GAN prior"}[record["kind"]]
     project = record["project"].split()[0]
     channels, height, width = record["image_shape"]
+    begun = f", begun from the weights of {record['begun_from']}" if record["begun_from"] else ""
     facts = {
         "network": f"`{record['class_path']}`, {record['parameters']:,} parameters",
         "images": f"{channels} x {height} x {width}, values from 0 to 1",
         "latent": f"{record['latent_dim']:,} values, standard normal",
         "training data": data,
         "licence": licence,
-        "images seen in training": f"{record['images_seen']:,}{begun(config)}",
+        "images seen in training": f"{record['images_seen']:,}{begun}",
         "bits per dimension": bits_per_dimension(record),
         "hardware": hardware,
         "weights": f"{record['precision']}, fingerprint `{record['fingerprint']}`",
@@ -50,6 +50,7 @@ def model_card(
     }
     has_root = "root" in config["data"]["init_args"]
     where = " and the folder of its data as `--data.root`" if has_root else ""
+    where += " and the prior it began from as `--run.begin_from`" if begun else ""
     table = "\n".join(f"| {what} | {cell(value)} |" for what, value in facts.items())
     return f"""# {name}
 
@@ -93,12 +94,6 @@ with this config.yaml{where}:
 """
 
 
-def begun(config: dict[str, Any]) -> str:
-    """Which weights training began from, if any."""
-    name = training_config(config)["run"].get("begin_from")
-    return f", begun from the weights of {name}" if name else ""
-
-
 def bits_per_dimension(record: dict[str, Any]) -> str:
     """Of the held-out sets, or that it is not known; a GAN has no likelihood."""
     if record["kind"] == "gan":
@@ -114,11 +109,8 @@ def training_config(config: dict[str, Any]) -> dict[str, Any]:
     trainer = ("devices", "num_nodes", "precision", "accumulate_grad_batches")
     data = config["data"]
     arguments = {key: value for key, value in data["init_args"].items() if key != "root"}
-    run = {"name": config["run"]["name"]}
-    if config["run"].get("begin_from"):
-        run["begin_from"] = Path(config["run"]["begin_from"]).name
     return {
-        "run": run,
+        "run": {"name": config["run"]["name"]},
         "trainer": {key: config["trainer"][key] for key in trainer if key in config["trainer"]},
         "model": config["model"],
         "data": {"class_path": data["class_path"], "init_args": arguments},

@@ -26,6 +26,7 @@ class ClockedModule(pl.LightningModule):
             raise ValueError(f"model.total_images must be at least 1, got {total_images}")
         self.total_images = total_images
         self.images_seen = 0
+        self.begun_from: str | None = None  # the prior whose weights training began from
         self._averaged_at = 0  # images_seen when the moving average was last moved
 
     @property
@@ -45,15 +46,9 @@ class ClockedModule(pl.LightningModule):
         """(count, C, H, W) in [0, 1] from the same latents at every call."""
         raise NotImplementedError
 
-    def begin_from(self, network: nn.Module) -> None:
-        """Take the weights of a trained network before the first step; the clock stays at 0.
-
-        Raises ValueError: it is of another architecture, or more than its weights is needed.
-        """
-        raise ValueError(
-            f"{type(self).__name__} cannot begin from a prior's weights: a prior has no "
-            "discriminator. Begin from a checkpoint of a run (--ckpt_path)."
-        )
+    def take_weights(self, network: nn.Module) -> None:
+        """Begin from a trained network of a prior. Raises ValueError: it is another network."""
+        raise ValueError(f"{type(self).__name__} cannot begin from a prior's weights alone")
 
     def clock_positions(self, batch_size: int) -> range:
         """For each image of this rank's micro-batch, how many images came before it."""
@@ -106,9 +101,11 @@ class ClockedModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = self.images_seen
+        checkpoint["begun_from"] = self.begun_from
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.images_seen = checkpoint["images_seen"]
+        self.begun_from = checkpoint.get("begun_from")
         self._averaged_at = self.images_seen  # checkpoints are written after whole steps
         checkpoint["loops"] = None
 
@@ -120,7 +117,7 @@ def require_same_architecture(ours: Mapping[str, Tensor], theirs: Mapping[str, T
         name, here, there = difference
         raise ValueError(
             f"The weights are of another architecture: {name} is {there} in them and {here} in "
-            "this config. Use the config they were trained with, or another run.name."
+            "this config. Use the config they were trained with."
         )
 
 

@@ -109,6 +109,7 @@ def describe(run: TrainedRun, network: nn.Module) -> dict[str, Any]:
         "latent_dim": network.latent_dim,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "images_seen": run.module.images_seen,
+        "begun_from": run.module.begun_from,
         "bits_per_dim": validation_bits(run.directory / "metrics.jsonl", run.module.images_seen),
         "bits": getattr(run.module, "bits", None),
         "project": project_version(),

@@ -15,7 +15,7 @@ from recovery.priors import FlowPrior, GanPrior
 
 
 def load_prior(path: str | Path, device: str | torch.device = "cpu") -> FlowPrior | GanPrior:
-    """The prior, frozen, on `device`; its `images_seen` says how long it was trained.
+    """The prior, frozen, on `device`; its `images_seen` says how long its run trained it.
 
     Args:
         path: a run of `train.py` (its last checkpoint is taken), a checkpoint of a run
@@ -28,19 +28,27 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> FlowPrio
         FileNotFoundError: naming the file that is missing.
         ValueError: a file is damaged, or does not fit the others; see `read_network`.
     """
-    network, images_seen = load_network(path)
+    network, images_seen, _ = load_network(path)
     network = network.to(device)  # made on the CPU: the same weights on any device
     return PRIORS[kind_of(network)](network, images_seen)
 
 
-def load_network(path: str | Path) -> tuple[nn.Module, int]:
-    """Its network, on the CPU, and the images it has seen. Args and errors are `load_prior`'s."""
+class TrainedNetwork(NamedTuple):
+    """The network of a prior on the CPU, and what it was trained on."""
+
+    network: nn.Module
+    images_seen: int
+    begun_from: str | None  # the prior whose weights training began from
+
+
+def load_network(path: str | Path) -> TrainedNetwork:
+    """The network of such a prior. Takes and raises what `load_prior` does."""
     path = Path(path)
     if (path / RECORD).exists() or (path / WEIGHTS).exists():
         network, record = read_network(path)
-        return network, record["images_seen"]
+        return TrainedNetwork(network, record["images_seen"], record.get("begun_from"))
     module = load_run(path).module
-    return module.prior_network(), module.images_seen
+    return TrainedNetwork(module.prior_network(), module.images_seen, module.begun_from)
 
 
 class TrainedRun(NamedTuple):

@@ -107,17 +107,17 @@ class MaximumLikelihood(ClockedModule):
         return prior.decode(latents.to(self.device)).clamp(0, 1)
 
     @torch.no_grad()
-    def begin_from(self, network: nn.Module) -> None:
+    def take_weights(self, network: nn.Module) -> None:
+        if network.image_shape != self.image_shape:
+            raise ValueError(
+                f"The weights are of images {network.image_shape}, and this config's are "
+                f"{self.image_shape}"
+            )
         require_same_architecture(self.network.state_dict(), network.state_dict())
         for ours in (self.network, self.average):
             if ours is not None:
                 ours.load_state_dict(network.state_dict())
-        z = self.sample_temperature * normal([self.seed], (math.prod(self.image_shape),))
-        if not torch.allclose(self.network.inverse(z), network.inverse(z), atol=1e-2):  # type: ignore[operator]
-            raise ValueError(
-                "The weights are another flow in this config than where they were trained: use "
-                "the model.network it was trained with (its stability, too)."
-            )
+        require_same_flow(self.network, network)
 
     # --- likelihood --------------------------------------------------------------------------
 
@@ -209,6 +209,18 @@ class MaximumLikelihood(ClockedModule):
         if self.average is not None and self.ema_half_life is not None:
             images = self.images_since_average()
             move_average(self.average, self.network, images, self.images_seen, self.ema_half_life)
+
+
+def require_same_flow(ours: nn.Module, theirs: nn.Module) -> None:
+    """Raise ValueError unless two flows of equal weights are one function, on the same device."""
+    x = uniform([0], theirs.image_shape) - 0.5  # type: ignore[arg-type]
+    z = normal([0], (x[0].numel(),))
+    for a, b in zip((*ours(x), ours.inverse(z)), (*theirs(x), theirs.inverse(z)), strict=True):  # type: ignore[operator]
+        if not torch.allclose(a, b, rtol=0, atol=0, equal_nan=True):
+            raise ValueError(
+                "The weights make another flow in this config than where they were trained: use "
+                "the same model.network (its stability, too)."
+            )
 
 
 def flow_prior(network: nn.Module, images_seen: int) -> FlowPrior:

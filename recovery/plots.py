@@ -204,7 +204,7 @@ def _legend(figure: Figure, axes: Axes, published: bool) -> None:
         label = "published at 64px"
         handles.append(Line2D([], [], color="C9", marker="o", ls="--", mfc="none", label=label))
     for columns in (2, 1):
-        for legend in figure.legends:  # that of two columns, which was too wide
+        for legend in list(figure.legends):  # that of two columns, which was too wide
             legend.remove()
         figure.legend(handles=handles, loc="outside lower left", ncols=columns)
         figure.set_figheight(3.3 + 0.22 * math.ceil(len(handles) / columns))

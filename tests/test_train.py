@@ -1,5 +1,6 @@
 """Training as a user runs it: resuming, recovering, refusing, on one process and on two."""
 
+import copy
 import json
 import os
 import subprocess
@@ -24,6 +25,7 @@ from datamodules.procedural import faces
 from lightning_modules import Adversarial, MaximumLikelihood, load_prior
 from lightning_modules.clock import warmup_then_decay
 from lightning_modules.export import export_prior
+from networks.glow import Glow, Stability
 from recovery.priors import GanPrior
 from recovery.rows import KEY, read_rows
 from tests.helpers import Killed, kill_at, refused
@@ -314,45 +316,81 @@ def test_a_finished_run_recovers_other_sets_from_its_checkpoint(
     assert "foreign.ckpt is damaged or no checkpoint of train.py" in said
 
 
-def test_a_run_begins_from_an_exported_flow(
-    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("origin", ["run", "checkpoint", "half"])
+def test_a_run_begins_from_the_weights_of_a_flow(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], origin: str
 ) -> None:
     """Of a learning rate of 0 the weights stay those; the clock, the data and noise begin anew."""
     directory = run(tiny, "--model.total_images=64")
-    export_prior(directory, out := tmp_path / "out")
-    begun = [*tiny, f"--run.begin_from={out}", "--run.name=begun", "--model.learning_rate=0"]
+    path = {"run": directory, "checkpoint": newest(directory), "half": tmp_path / "half"}[origin]
+    if origin == "half":
+        export_prior(directory, path, half=True)
+    begun = [*tiny, "--run.name=begun", "--model.learning_rate=0", f"--run.begin_from={path}"]
+    if origin == "run":
+        begun.append("--model.ema_half_life=null")
     again = run(begun, "--model.total_images=16")
-    prior, theirs = load_prior(again), load_prior(out)
+    prior, theirs = load_prior(again), load_prior(path)
     assert prior.images_seen == 16
     assert prior.fingerprint == theirs.fingerprint
-    assert f"Beginning from {out}, trained on 64 images" in capsys.readouterr().out
-    run(begun, "--model.total_images=32")  # goes on where it was
+    name = "half" if origin == "half" else "demo"
+    said = f"{name} (64 images, fingerprint {theirs.fingerprint})"
+    assert f"Beginning from the weights of {said}" in capsys.readouterr().out
+    changed = refused(capsys, begun[:-1] if origin == "half" else [*begun, "--run.begin_from=null"])
+    assert "run.begin_from changes what the run is" in changed
+
+    with torch.no_grad():  # where the run has a checkpoint, it goes on from that
+        moved = torch.load(newest(again), weights_only=True)
+        for name in ("network", "average"):
+            if f"{name}.levels.0.0.norm.bias" in moved["state_dict"]:
+                moved["state_dict"][f"{name}.levels.0.0.norm.bias"] += 1
+        torch.save(moved, newest(again))
+    run(begun, "--model.total_images=32")
     assert load_prior(again).images_seen == 32
-    assert "Beginning" not in capsys.readouterr().out
+    assert load_prior(again).fingerprint != theirs.fingerprint
     export_prior(again, card := tmp_path / "card")
-    said = (card / "README.md").read_text()
-    assert "| 32, begun from the weights of out |" in said and "  begin_from: out\n" in said
+    assert f"| 32, begun from the weights of {said} |" in (card / "README.md").read_text()
+    assert "and the prior it began from as `--run.begin_from`" in (card / "README.md").read_text()
+    assert json.loads((card / "prior.json").read_text())["begun_from"] == said
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("options", "message"),
     [
-        ("--model.network.hidden=4", "of another architecture: levels.0.0.net.conv1.weight is"),
-        ("--model.network.stability.min_scale=0.1", "another flow in this config"),
-        ("--ckpt_path=some.ckpt", "--ckpt_path and run.begin_from cannot both"),
-        ("--run.begin_from=nowhere", "nowhere is missing: nowhere is no run of train.py"),
-        ("--config=configs/demo_gan.yaml", "cannot begin from a prior's weights"),
+        (["--model.network.hidden=4"], "of another architecture: levels.0.0.net.conv1.weight is"),
+        (["--model.network.stability.min_scale=0.499"], "make another flow in this config"),
+        (["--model.network.stability.activation_clip=0.1"], "make another flow in this config"),
+        (["--model.network.image_size=16", "--data.image_size=16"], "are of images (3, 8, 8)"),
+        (["--ckpt_path=some.ckpt"], "--ckpt_path and run.begin_from cannot both"),
+        (["--run.begin_from=nowhere"], "nowhere is missing: nowhere is no run of train.py"),
     ],
 )
 def test_weights_that_a_run_cannot_begin_from_are_refused(
-    tiny: list[str], capsys: pytest.CaptureFixture[str], option: str, message: str
+    tiny: list[str], capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
+    """Before the run leaves a trace, in its folder or in W&B."""
     directory = run(tiny, "--model.total_images=16")
-    begun = ["--run.name=begun", f"--run.begin_from={directory}"]
-    if option.startswith("--config"):
-        tiny = ["fit", option, *(o for o in tiny if o.startswith("--run.")), *begun]
-    assert message in refused(capsys, [*tiny, *begun, option])
-    assert not (directory.parent / "begun" / "config.yaml").exists()
+    begun = ["--run.name=begun", "--run.wandb=offline", f"--run.begin_from={directory}"]
+    assert message in refused(capsys, [*tiny, *begun, *options])
+    assert not (directory.parent / "begun").exists()
+
+
+def test_a_gan_cannot_begin_from_a_flow(tiny: list[str], capsys: Any, tmp_path: Path) -> None:
+    directory = run(tiny, "--model.total_images=16")
+    gan = ["fit", "--config=configs/demo_gan.yaml", f"--run.root={tmp_path}", "--run.name=begun"]
+    assert "no discriminator" in refused(capsys, [*gan, f"--run.begin_from={directory}"])
+    assert not (tmp_path / "begun").exists()
+
+
+def test_the_same_flow_has_the_same_bounds_even_where_its_inverse_is_not_finite() -> None:
+    torch.manual_seed(0)
+    network = Glow(8, steps=1, levels=2, hidden=8, stability=Stability.paper())
+    network.initialize(torch.rand(16, 3, 8, 8) - 0.5)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter))
+        network.levels[0][0].net.conv3.bias.fill_(-200.0)  # type: ignore[index, union-attr]
+    assert not network.inverse(torch.randn(1, 192)).isfinite().all()
+    MaximumLikelihood(copy.deepcopy(network), total_images=1).take_weights(network)
 
 
 def test_a_cut_metrics_file_is_mended(tiny: list[str]) -> None:
