@@ -550,6 +550,7 @@ def test_a_studys_tables_are_of_its_prior_and_images(
     depends = json.loads(identity)
     assert set(depends["priors"]) == {"glow"} and depends["priors"]["glow"]
     assert set(depends["sets"]) == {"faces", "others"}
+    assert "recoveries" not in (folder / "report.md").read_text()
 
 
 def test_deepinv_is_needed_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

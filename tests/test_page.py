@@ -459,6 +459,11 @@ def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert (tmp_path / "page.html").read_text() == "old"
 
 
+def test_a_command_is_shown_in_one_line_that_can_be_copied(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", "T", [], [], {"command": "run --config a.yaml"})
+    assert "<pre>run --config a.yaml</pre>" in (tmp_path / "page.html").read_text()
+
+
 def test_figures_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
     for name in ("noise-others-1", "noise-others-7", "noise-others-too-1", "noise"):
         (tmp_path / f"{name}.png").write_text("old")
