@@ -612,7 +612,7 @@ def test_bias_is_studied_on_balanced_images(run: Run, workshop: Path) -> None:
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("size", ["full", "small"])
 def test_every_config_names_what_is_defined(path: Path, size: str) -> None:
-    if size == "small" and path.stem in ("demo", "celeba32", "budget"):
+    if size == "small" and "image_size: 32" in path.read_text():
         pytest.skip("has a size of its own")
     small = [f"--config={CONFIGS[0].parent / 'small.yaml'}"] if size == "small" else []
     found, _ = evaluate.read_evaluation([f"--config={path}", *small])
