@@ -47,7 +47,10 @@ class ClockedModule(pl.LightningModule):
         raise NotImplementedError
 
     def take_weights(self, network: nn.Module) -> None:
-        """Begin from a trained network of a prior. Raises ValueError: it is another network."""
+        """Begin training from a prior's network, on the CPU.
+
+        Raises ValueError: its weights do not make this module's network the same function.
+        """
         raise ValueError(f"{type(self).__name__} cannot begin from a prior's weights alone")
 
     def clock_positions(self, batch_size: int) -> range:

@@ -42,7 +42,7 @@ class TrainedNetwork(NamedTuple):
 
 
 def load_network(path: str | Path) -> TrainedNetwork:
-    """The network of such a prior. Takes and raises what `load_prior` does."""
+    """The network behind `load_prior(path)`, on the CPU, with its errors."""
     path = Path(path)
     if (path / RECORD).exists() or (path / WEIGHTS).exists():
         network, record = read_network(path)
