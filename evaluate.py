@@ -34,6 +34,7 @@ from evaluation.outcome import (
     Mode,
     details,
     names_in,
+    remember_machine,
     sample_sheets,
     study_section,
     study_tables,
@@ -54,6 +55,7 @@ from evaluation.time_left import TimeLeft
 from lightning_modules import load_prior
 from recovery.experiments import read_published, recovery_section
 from recovery.page import Section, save_figures, write_markdown, write_page
+from recovery.precision import require_full_precision
 from recovery.priors import Prior
 from recovery.rows import COLUMNS, ConfigTexts, RowFile, read_rows
 from recovery.trial import ImageSet, Job, Problem
@@ -237,6 +239,7 @@ def _instantiated(made: ArgumentParser, config: Namespace) -> Evaluation:
 
 
 def make_bench(evaluation: Evaluation, device: torch.device) -> Bench:
+    require_full_precision()  # of untrained networks too
     size = evaluation.image_size
     return Bench(
         evaluation.problems,
@@ -307,7 +310,10 @@ def recover(evaluation: Evaluation, text: str, bench: Bench) -> tuple[pd.DataFra
         )
     ]
     total = sum(len(images) for _, images in jobs)
-    failures = perform(evaluation, text, bench, tasks, total, earlier) if tasks else []
+    failures: list[str] = []
+    if tasks:
+        remember_machine(folder, evaluation.devices())
+        failures = perform(evaluation, text, bench, tasks, total, earlier)
     return current(read_rows(folder, every=True), jobs), failures
 
 
@@ -399,7 +405,7 @@ def report(
         sections = [replace(sections[0], sentences=())]
     else:
         summary += [said for section in sections for said in section.summary or section.sentences]
-    about = details(rows, evaluation.devices(), evaluation.trials.seeds)
+    about = details(rows, folder, evaluation.devices(), evaluation.trials.seeds)
     page = folder / "report.html"
     write_page(page, title, summary, sections, about)
     write_markdown(folder / "report.md", title, summary, sections, about)

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from urllib.parse import urlparse
 
 import pytorch_lightning as pl
-import torch
 import yaml
 from jsonargparse.typing import register_type
 from pytorch_lightning.accelerators import MPSAccelerator
@@ -35,6 +34,7 @@ from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule, require_same_architecture
 from lightning_modules.load import load_network
 from recovery.deepinv import Deepinv
+from recovery.precision import require_full_precision
 from recovery.priors import fingerprint
 from recovery.report import show, summary_table, training_curves
 from recovery.rows import read_rows
@@ -129,8 +129,7 @@ class Train(LightningCLI):
                     f"trainer.{key} = {trainer[key]} is not used: batch sizes and the number of "
                     "optimisers change what it means. Set model.total_images instead."
                 )
-        # float32 means float32: speed comes from bf16 inside the coupling networks (cluster.yaml)
-        torch.backends.cudnn.allow_tf32 = False
+        require_full_precision()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.run: Run = self.config_init.fit.run

@@ -20,7 +20,7 @@ from recovery.methods import MethodFactory, PriorFree
 from recovery.operators import ImageShape
 from recovery.priors import Prior
 from recovery.report import scalars
-from recovery.rows import KEY, ConfigTexts, Row, RowFile, read_rows
+from recovery.rows import KEY, ConfigTexts, Row, RowFile, describe, read_rows
 from recovery.trial import ImageSet, Job, Problem, Trial, run_trials
 
 
@@ -108,12 +108,15 @@ class RecoveryDuringTraining(Checkpoint):
             for problem in plan.problems:
                 try:
                     operator = self.problems[problem].operator(image_shape)
+                    describe(operator)  # as its rows will
                     for name in self._planned(plan):
                         made = self.methods[name]
-                        if isinstance(made, PriorFree):
-                            made.check(operator)
-                        elif prior is not None:
-                            made(prior, self.problems[problem].gamma).check(operator)
+                        if not isinstance(made, PriorFree):
+                            if prior is None:
+                                continue
+                            made = made(prior, self.problems[problem].gamma)
+                        made.check(operator)
+                        describe(made)
                 except (TypeError, ValueError) as error:  # TypeError: a prior of the wrong kind
                     raise ValueError(f"recovery.problems.{problem}: {error}") from error
 

@@ -8,6 +8,8 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +21,12 @@ from torchvision.utils import make_grid, save_image
 
 from evaluation.plan import Trials
 from recovery.page import Section
-from recovery.report import means
+from recovery.report import GROUP, image_means, per_image
 from recovery.rows import KEY, describe
 from studies.study import Given, Study, Tables
 
 Mode = Literal["online", "offline", "disabled"]  # of W&B
+MACHINES = "machines.json"  # that rows were made on
 
 
 def study_tables(
@@ -75,9 +78,7 @@ def study_tables(
             table.to_csv(folder / f"{name}.csv", index=False)
         pictures = sorted(path.name for path in given.folder.glob("*.png"))
         saved = {"identity": identity, "tables": list(tables), "pictures": pictures}
-        unfinished = about.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(saved))
-        os.replace(unfinished, about)
+        _write_json(about, saved)
     images = {"image": str}  # 0000083 is a name
     return {name: pd.read_csv(folder / f"{name}.csv", dtype=images) for name in saved["tables"]}
 
@@ -88,6 +89,13 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return {}
+
+
+def _write_json(path: Path, what: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(what))
+    os.replace(unfinished, path)
 
 
 def _digest(data: pd.DataFrame | Tensor | None) -> str:
@@ -162,24 +170,44 @@ def sample_sheets(folder: Path, rows: pd.DataFrame, trials: Trials) -> dict[str,
     return sheets
 
 
-def details(
-    rows: pd.DataFrame, devices: Sequence[torch.device], seeds: Sequence[int]
-) -> dict[str, str]:
-    """What a reader needs to judge and repeat it: command, versions, seeds, hardware."""
+def this_machine(devices: Sequence[torch.device]) -> dict[str, str]:
+    """What recoveries are made with now, and on what."""
     names = {
         torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
         for device in devices
     }
-    found = {
-        "command": f"python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+    python = f"Python {platform.python_version()}"
+    libraries = [f"{name} {version(name)}" for name in ("torch", "deepinv") if find_spec(name)]
+    return {
+        "versions": ", ".join([python, *libraries]),
         "hardware": f"{', '.join(sorted(names))}, {os.cpu_count()} cores",
+        "processes": str(len(devices)),
     }
+
+
+def remember_machine(folder: Path, devices: Sequence[torch.device]) -> None:
+    """Note on disk what the rows that follow are made with: a later run may only draw them."""
+    known = _read_json(folder / MACHINES).get("machines", [])
+    now = this_machine(devices)
+    if now not in known:
+        _write_json(folder / MACHINES, {"machines": [*known, now]})
+
+
+def details(
+    rows: pd.DataFrame, folder: Path, devices: Sequence[torch.device], seeds: Sequence[int]
+) -> dict[str, str]:
+    """What a reader needs to judge and repeat it: command, versions, seeds, hardware.
+
+    Versions and hardware are those that the rows were made with, all of them.
+    """
+    machines = _read_json(folder / MACHINES).get("machines") or [this_machine(devices)]
+    found = {"command": f"python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}"}
+    found |= {key: "; ".join(dict.fromkeys(m[key] for m in machines)) for key in machines[0]}
     if rows.empty:  # studies alone
+        del found["processes"]
         return found
     medians = rows.groupby("method", sort=False)["seconds"].median()
     return found | {
-        "processes": str(len(devices)),
         "seeds": ", ".join(map(str, seeds)),
         "recoveries": f"{len(rows):,}",
         "seconds per image": ", ".join(f"{method} {s:.2g}" for method, s in medians.items()),
@@ -200,9 +228,12 @@ def to_wandb(
 
     with wandb.init(project=project, name=name, mode=mode, dir=folder, job_type="evaluate") as run:
         if len(rows):
-            table = means(rows)
-            for row in table.itertuples():
-                run.summary[f"{row.problem}/{row.dataset}/{row.method}/psnr"] = row.psnr
+            by = [*GROUP, "gamma"]
+            table = image_means(per_image(rows, by), by)
+            swept = table.duplicated(GROUP, keep=False)
+            for row, several in zip(table.itertuples(), swept, strict=True):
+                at = f"/gamma-{row.gamma:g}" if several else ""
+                run.summary[f"{row.problem}/{row.dataset}/{row.method}{at}/psnr"] = row.psnr
             run.log({"means": wandb.Table(dataframe=table)})
             run.log({"rows": wandb.Table(dataframe=rows)})
         for label, table in tables.items():

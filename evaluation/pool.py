@@ -63,8 +63,18 @@ class Worker:
             )
             trial = next(trials)  # the images of a task are recovered at once
             seen = as_image(trial, job.operator)
+        except torch.AcceleratorError as error:
+            # a GPU that failed once fails at once at everything: it would empty the queue
+            raise RuntimeError(
+                f"{self.bench.device} failed at {task.method} on {task.problem}: {error}. Every "
+                "finished row is kept: run the same command again, without this device perhaps "
+                "(CUDA_VISIBLE_DEVICES)"
+            ) from error
+        except torch.OutOfMemoryError:  # its text differs from task to task
+            memory = f"{self.bench.device.type} out of memory at {len(task.images)} images at once"
+            return Done(task, failure=f"{memory}: lower batch_size")
         except Exception as error:
-            # one method's failure, out of memory say, is not the others'; a rerun tries again
+            # one method's failure is not the others'; a rerun tries again
             return Done(task, failure=f"{type(error).__name__}: {error}")
         # pictures first: an image with a row is not recovered again
         self.save_pictures(task, trial, seen)

@@ -11,6 +11,7 @@ from torch import nn
 
 from lightning_modules.clock import ClockedModule, require_same_architecture
 from lightning_modules.exported import PRIORS, RECORD, WEIGHTS, kind_of, read_network
+from recovery.precision import require_full_precision
 from recovery.priors import FlowPrior, GanPrior
 
 
@@ -22,12 +23,14 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> FlowPrio
             (`runs/NAME/checkpoints/best.ckpt`), or a folder made by `lightning_modules.export`.
             A run names the classes it is made of: load only runs you trust. Of an export, no code
             is run but that of `networks/`.
-        device: of the prior and the latents and measurements it is used with.
+        device: of the prior and the latents and measurements it is used with. Convolutions of
+            this process are in full float32 from then on, without TF32.
 
     Raises:
         FileNotFoundError: naming the file that is missing.
         ValueError: a file is damaged, or does not fit the others; see `read_network`.
     """
+    require_full_precision()
     network, images_seen, _ = load_network(path)
     network = network.to(device)  # made on the CPU: the same weights on any device
     return PRIORS[kind_of(network)](network, images_seen)

@@ -11,7 +11,7 @@ slow method that was given few images decides nothing about the others.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -165,8 +165,11 @@ def _beside(published: pd.DataFrame, means: pd.DataFrame, layout: Layout) -> pd.
 
 
 def _published_names(methods: pd.Series) -> pd.Series:
-    """What the published rows call our methods. Beside radii, 0 is that study's own norm 0."""
-    names = methods.replace(PUBLISHED_METHODS)
+    """What the published rows call our methods. Beside radii, 0 is that study's own norm 0.
+
+    Of an untrained network the last iterate was published.
+    """
+    names = methods.str.removesuffix(" (last)").replace(PUBLISHED_METHODS)
     if methods.str.startswith("radius-").any():
         names = names.mask(methods.eq("start-0"), "glow (init norm 0)")
     return names
@@ -184,6 +187,7 @@ class Lead:
     mean: float
     sem: float
     images: int
+    circular: bool = False  # `best` is itself below another method, on images of theirs
 
     @property
     def few(self) -> bool:
@@ -192,7 +196,8 @@ class Lead:
     @property
     def clear(self) -> bool:
         """Whether the difference is no chance of the images: a t-test, on FEW images or more."""
-        return not self.few and self.mean > stdtrit(self.images - 1, 0.975) * self.sem
+        known = not self.few and not self.circular
+        return known and self.mean > stdtrit(self.images - 1, 0.975) * self.sem
 
     def __str__(self) -> str:
         spread = "" if math.isnan(self.sem) else f" ± {self.sem:.2f}"
@@ -212,7 +217,7 @@ def lead(scores: pd.DataFrame) -> Lead | None:
         smallest.setdefault(pair.best, pair)
     found = max(smallest.values(), key=lambda pair: pair.mean, default=None)
     if found is not None and found.mean < 0:  # a above b above c above a, on other images each
-        return replace(found, best=found.next, next=found.best, mean=-found.mean)
+        return Lead(found.next, found.best, -found.mean, found.sem, found.images, circular=True)
     return found
 
 
@@ -238,20 +243,25 @@ def _leads(images: pd.DataFrame, layout: Layout) -> tuple[list[str], list[str]]:
     for (dataset, distribution), of_set in images.groupby(SET, sort=False):
         found: list[tuple[str, Lead]] = []
         above: list[str] = []
+        short: dict[str, None] = {}  # methods, in order
         apart: list[str] = []
         for setting, part in of_set.groupby("setting", sort=False):
             scores = part.pivot_table(index="image", columns="method", values="score")
             best = lead(scores)
             if best is not None:
                 found.append((setting, best))
-                for pair in _pairs(scores):
-                    if pair.few and not best.few and pair.next == best.best and pair.mean > 0:
-                        where = _where([setting], layout)
-                        above.append(f"{pair.best} is above {best.best} by {pair} {where}")
+                for pair in [] if best.few else _pairs(scores):
+                    if pair.few and pair.next == best.best:
+                        short[pair.best] = None
+                        if pair.mean > 0:
+                            where = _where([setting], layout)
+                            above.append(f"{pair.best} is above {best.best} by {pair} {where}")
             elif part["method"].nunique() > 1:
                 apart.append(setting)
         runs = itertools.groupby(found, lambda f: (f[1].clear and f[1].best, f[1].few))
         clauses = [_clause(list(run), layout) for _, run in runs]
+        if short:
+            clauses.append(f"not counted, of fewer than {FEW} images: {', '.join(short)}")
         if above:
             clauses.append(f"on few images, no lead: {', '.join(above)}")
         if apart:
@@ -267,8 +277,8 @@ def _leads(images: pd.DataFrame, layout: Layout) -> tuple[list[str], list[str]]:
     meaning = (
         "Two methods are compared on the n images that both recovered: mean difference in PSNR "
         f"± its standard error{inside}{chosen}. A method leads where its smallest difference to "
-        "another exceeds the standard error times the 95% quantile (two-sided) of Student's t; of "
-        f"fewer than {FEW} images no lead is claimed."
+        f"another, of at least {FEW} images, exceeds the standard error times the 95% quantile "
+        "(two-sided) of Student's t; of fewer no lead is claimed."
     )
     return sentences, [meaning]
 

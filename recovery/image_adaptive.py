@@ -15,6 +15,7 @@ from recovery.methods import (
     Recovery,
     Status,
     concatenate,
+    require_linear,
     residual_energy,
     residual_norm,
 )
@@ -81,6 +82,11 @@ class ImageAdaptive(PriorBased):
         self.weight_learning_rate = weight_learning_rate
         self.back_projection = back_projection
         self.batch_size = batch_size
+
+    def check(self, operator: Operator) -> None:
+        self.search.check(operator)
+        if self.back_projection:
+            require_linear("back projection", operator)
 
     def recover(
         self,

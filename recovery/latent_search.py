@@ -77,6 +77,9 @@ class LatentSearch(PriorBased):
         self.seed = seed
         self.batch_size = batch_size
 
+    def check(self, operator: Operator) -> None:
+        self.start.check(self.prior, operator)
+
     def knowing(self, truth: Tensor) -> "LatentSearch":
         informed = copy.copy(self)
         informed.start = self.start.knowing(truth)

@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 KEY = ["run", "prior", "images_seen", "dataset", "image"]
@@ -149,7 +151,10 @@ class ConfigTexts:
 def describe(thing: object) -> dict[str, Any]:
     """What an operator or a method is: its class and its public settings, as JSON values.
 
-    Tensors are hashed; parts (stages of a method, physics of an operator) are described likewise.
+    Arrays are hashed; parts (stages of a method, physics of an operator) are described likewise.
+
+    Raises TypeError, naming the setting, for a value that does not tell what it is: two objects
+    that differ in it would pass for one, and rows of the one for the other's.
     """
     settings: dict[str, Any] = {"class": _qualified(type(thing))}
     values = dict(vars(thing))
@@ -158,28 +163,50 @@ def describe(thing: object) -> dict[str, Any]:
     for name, value in sorted(values.items()):
         if name.startswith("_") or name in ("training", "prior", "batch_size"):
             continue
-        known, value = _described(value)
-        if known:
-            settings[name] = value
+        if isinstance(value, torch.Generator | torch.device):
+            continue  # where it stands, not what it is
+        try:
+            settings[name] = _described(value)
+        except TypeError as error:
+            raise TypeError(f"{settings['class']}.{name}: {error}") from error
     return settings
 
 
-def _described(value: object) -> tuple[bool, Any]:
-    """Whether a value tells what its owner is, and what to write for it."""
+def _described(value: object) -> Any:
+    """What to write of a value. Raises TypeError if it does not tell what it is."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     if isinstance(value, Tensor):
-        entries = value.detach().cpu().resolve_conj().numpy().tobytes()
-        return True, hashlib.blake2b(entries, digest_size=5).hexdigest()
-    if isinstance(value, nn.Module) or (is_dataclass(value) and not isinstance(value, type)):
-        return True, describe(value)
+        value = value.detach().cpu().resolve_conj().numpy()
+    if isinstance(value, np.ndarray):
+        return hashlib.blake2b(value.tobytes(), digest_size=5).hexdigest()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple):
+        return [_described(part) for part in value]
+    if isinstance(value, dict):
+        return {str(name): _described(part) for name, part in value.items()}
     if isinstance(value, partial):  # of a factory: what it makes, and with which options
-        parts = [_described(part)[1] for part in (value.func, *value.args)]
-        return True, [*parts, {name: _described(v)[1] for name, v in value.keywords.items()}]
-    if isinstance(value, type | FunctionType):
-        return True, _qualified(value)
-    return isinstance(value, bool | int | float | str | None | tuple | list | dict), value
+        return [_described(part) for part in (value.func, *value.args, value.keywords)]
+    if isinstance(value, Path | torch.dtype):
+        return str(value)
+    if isinstance(value, type | FunctionType | BuiltinFunctionType):
+        return _qualified(value)
+    if isinstance(value, nn.Module) or is_dataclass(value) or _tells(value):
+        return describe(value)
+    raise TypeError(
+        f"a {_qualified(type(value))} does not say what it is. Make it a dataclass or give it "
+        "public attributes; or start the setting's name with _, if it changes no result"
+    )
 
 
-def _qualified(thing: type | FunctionType) -> str:
+def _tells(value: object) -> bool:
+    """Whether a plain object's state is in public attributes, or it has none."""
+    names = list(getattr(value, "__dict__", ["_"]))
+    return not names or any(not name.startswith("_") for name in names)
+
+
+def _qualified(thing: type | FunctionType | BuiltinFunctionType) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 

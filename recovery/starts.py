@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from recovery.linear import solve_normal
-from recovery.methods import PriorFree
+from recovery.methods import PriorFree, require_linear
 from recovery.operators import Operator
+from recovery.priors import GanPrior
 from recovery.seeds import normal
 
 
@@ -21,6 +22,9 @@ class Start:
 
     def __call__(self, prior: Any, y: Tensor, operator: Operator, seeds: Sequence[int]) -> Tensor:
         raise NotImplementedError
+
+    def check(self, prior: Any, operator: Operator) -> None:
+        """Raises ValueError if this start cannot serve the prior and the operator, saying why."""
 
     def knowing(self, truth: Tensor) -> "Start":
         """This start once it has seen the true images (B, C, H, W): only diagnostics differ."""
@@ -75,6 +79,10 @@ class Encoded(Start):
 
     method: PriorFree
 
+    def check(self, prior: Any, operator: Operator) -> None:
+        require_encoder("a start at an encoded image", prior)
+        self.method.check(operator)
+
     @torch.no_grad()
     def __call__(self, prior: Any, y: Tensor, operator: Operator, seeds: Sequence[int]) -> Tensor:
         return prior.encode(self.method.recover(y, operator, seeds=seeds).image)[0]
@@ -90,6 +98,10 @@ class NullSpace(Start):
 
     distance: float = 5.0
     truth: Tensor | None = None
+
+    def check(self, prior: Any, operator: Operator) -> None:
+        require_encoder("a start in the null space", prior)
+        require_linear("a start in the null space", operator)
 
     def knowing(self, truth: Tensor) -> "NullSpace":
         return replace(self, truth=truth)
@@ -110,3 +122,9 @@ class NullSpace(Start):
         scale = torch.where(hidden, self.distance / length, 0.0)
         step = scale.view(-1, 1, 1, 1) * unseen
         return prior.encode(self.truth + step)[0]
+
+
+def require_encoder(what: str, prior: Any) -> None:
+    """Raises ValueError for a prior that is not invertible."""
+    if isinstance(prior, GanPrior) or not hasattr(prior, "encode"):
+        raise ValueError(f"{what} needs an invertible prior, and {prior.name} is not one")

@@ -23,14 +23,14 @@ def read_attributes(path: Path) -> pd.DataFrame:
         ValueError: the file is missing, has no column `name`, or names an image twice.
     """
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype={"name": str})  # 000083 is a name
     except FileNotFoundError as error:
         raise ValueError(f"attributes: there is no file {path}") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"attributes: {path} is no CSV table ({error})") from error
     if "name" not in table:
         raise ValueError(f"attributes: {path} has no column 'name'")
-    names = table["name"].astype(str).str.replace(r"\.[^.]*$", "", regex=True)
+    names = table["name"].str.replace(r"\.[^.]*$", "", regex=True)
     if names.duplicated().any():
         raise ValueError(f"attributes: {path} names {names[names.duplicated()].iloc[0]!r} twice")
     return table.drop(columns="name").set_index(names).replace(-1, 0)

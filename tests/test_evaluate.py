@@ -25,9 +25,10 @@ from datamodules.prepare import main as prepare
 from evaluation.plan import Task
 from evaluation.pool import Done
 from evaluation.time_left import TimeLeft
+from lightning_modules import load_prior
 from recovery.rows import COLUMNS, KEY, Row, RowFile, read_rows
 from recovery.trial import ImageSet, Trial
-from studies.bias import Bias
+from studies.bias import Bias, read_attributes
 from studies.study import Given, Tables
 from tests.conftest import TINY
 
@@ -383,6 +384,12 @@ def test_an_attribute_table_of_other_images_is_refused(
     assert "names none of the 10 images" in capsys.readouterr().err
 
 
+def test_a_name_of_digits_alone_keeps_its_zeros(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("name,Hat\n000083,1\n000084,-1\n")
+    table = read_attributes(tmp_path / "table.csv")
+    assert table["Hat"].to_dict() == {"000083": 1, "000084": 0}
+
+
 def test_two_at_once_in_one_folder_are_refused(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -439,6 +446,86 @@ def test_a_method_that_fails_is_named_and_stops_no_other(
         run("--trials.methods=[lasso]", "--trials.seeds=[0]", name="alone")
     assert ended.value.code == 1
     assert "out of memory" in (tmp_path / "results" / "alone" / "report.md").read_text()
+
+
+def test_out_of_memory_is_said_once_and_what_helps(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = iter(range(100))
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError(f"CUDA out of memory: {next(left)} bytes are free")
+
+    monkeypatch.setattr("recovery.linear.Adjoint.recover", fail)
+    options = ["--trials.problems=[denoise]", "--trials.sets=[faces]", "--trials.seeds=[0]"]
+    with pytest.raises(SystemExit):
+        run("--trials.methods=[adjoint]", *options, "--batch_size=1")
+    said = "adjoint on denoise, faces: cpu out of memory at 1 images at once: lower batch_size (3"
+    assert said in capsys.readouterr().err
+
+
+def test_a_failed_device_stops_the_evaluation(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+    monkeypatch.setattr("recovery.lasso.Lasso.recover", fail)
+    with pytest.raises(SystemExit) as ended:
+        run("--trials.methods=[adjoint, lasso]", "--trials.seeds=[0]")
+    assert ended.value.code == 2
+    said = "cpu failed at lasso on cs-50%: an illegal memory access was encountered. Every finished"
+    assert said in capsys.readouterr().err
+    assert set(read_rows(tmp_path / "results" / "tiny")["method"]) == {"adjoint"}
+
+
+def test_float32_is_not_tf32(workshop: Path, tmp_path: Path) -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    config, _ = evaluate.read_evaluation(arguments(workshop, tmp_path))
+    evaluate.make_bench(config, torch.device("cpu"))
+    assert not torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    load_prior(workshop / "runs" / "demo")
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_a_page_tells_what_its_rows_were_made_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--trials.methods=[adjoint]", "--trials.seeds=[0]", "--trials.images=1"]
+    made = {"versions": "Python 3.11, torch 1", "hardware": "a GPU", "processes": "8"}
+    with monkeypatch.context() as patch:
+        patch.setattr("evaluation.outcome.this_machine", lambda _: made)
+        run(*options)
+    page = run(*options) / "report.md"  # only drawn anew, here
+    assert all(f"\n    {value}\n" in page.read_text() for value in made.values())
+    run(*options, "--trials.images=2")
+    assert "\n    a GPU; " in page.read_text()
+
+
+def test_every_gamma_has_its_own_mean_in_wandb(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary: dict[str, float] = {}
+
+    class Logged:
+        def __init__(self) -> None:
+            self.summary = summary
+
+        def __enter__(self) -> "Logged":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def log(self, values: object) -> None: ...
+
+    monkeypatch.setattr("wandb.init", lambda **_: Logged())
+    options = ["--trials.problems=[denoise]", "--trials.sets=[faces]", "--trials.seeds=[0]"]
+    options += ["--trials.methods=[glow, adjoint]", "--trials.gammas=[0, 0.1]"]
+    folder = run(*options, "--wandb=offline")
+    rows = read_rows(folder)
+    means = rows.groupby(["method", "gamma"])["psnr"].mean()
+    assert summary == {
+        "denoise/faces/glow/gamma-0/psnr": pytest.approx(means["glow", 0.0]),
+        "denoise/faces/glow/gamma-0.1/psnr": pytest.approx(means["glow", 0.1]),
+        "denoise/faces/adjoint/psnr": pytest.approx(means["adjoint", 0.0]),
+    }
 
 
 def test_what_changes_while_an_evaluation_runs_gets_no_row(

@@ -301,6 +301,14 @@ def test_back_projection_is_an_option(prior: GanPrior, out_of_range: Tensor) -> 
     assert fitted.residual.max() < 1e-3 < plain.residual.min()
 
 
+def test_back_projection_needs_a_linear_operator(prior: GanPrior) -> None:
+    operator = sensing()
+    operator.linear = False
+    adaptive(prior, steps=20).check(operator)
+    with pytest.raises(ValueError, match="back projection needs a linear operator"):
+        adaptive(prior, steps=20, back_projection=True).check(operator)
+
+
 def test_a_flow_has_no_weights_to_adapt() -> None:
     flow = Glow(image_size=8, steps=1, levels=2, hidden=4)
     prior = FlowPrior(flow.frozen(), "glow")

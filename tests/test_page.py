@@ -102,7 +102,16 @@ def test_a_lead_is_of_the_same_images_also_with_enough_of_them() -> None:
     assert found == Lead("glow", "slow", 1.0, 0.0, 10)
     circle = pd.DataFrame({"a": [1.0, 3, np.nan], "b": [np.nan, 1, 3], "c": [3.0, np.nan, 1]})
     found = lead(circle)  # each is two above another, on an image each
-    assert found is not None and found.mean > 0
+    assert found is not None and found.mean > 0 and not found.clear
+    many = pd.DataFrame(  # the same circle on 20 images a pair, its smallest difference clear
+        {
+            "a": [30.0] * 20 + [np.nan] * 20 + [29.5] * 20,
+            "b": [29.0] * 20 + [30.0] * 20 + [np.nan] * 20,
+            "c": [np.nan] * 20 + [28.0] * 20 + [30.0] * 20,
+        }
+    )
+    found = lead(many + np.random.default_rng(0).normal(0, 0.1, (60, 3)))
+    assert found is not None and not found.few and not found.clear
 
 
 def test_counts_and_few_images_are_said() -> None:
@@ -110,6 +119,7 @@ def test_counts_and_few_images_are_said() -> None:
     parts = [rows_of("glow", flow), rows_of("dcgan", other), rows_of("slow", [33.0, 34.0])]
     shown = section(*parts)
     assert "glow leads dcgan by 1.50 ± 0.15 dB (n = 12)" in shown.sentences[0]
+    assert "; not counted, of fewer than 8 images: slow; " in shown.sentences[0]
     few = "on few images, no lead: slow is above glow by 3.00 ± 0.00 dB (n = 2) on denoise-0.1."
     assert shown.sentences[0].endswith(few)
     (uneven,) = [s for s in shown.sentences if s.startswith("Not all means")]
@@ -299,10 +309,12 @@ def test_what_was_published_is_drawn_beside_an_experiment(config: str) -> None:
     asked = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())
     trials = asked["trials"]
     free = {"bm3d", "lasso-dct", "lasso-haar", "ia-dcgan", "deep-decoder"}
+    variants = dict.fromkeys(("deep-decoder", "deep-image-prior"), ("last", "least-residual"))
     parts = [
         rows_of(
             method,
             [30.0, 31.0],
+            variant=variant,
             dataset=dataset,
             distribution=defaults["sets"][dataset],
             problem=problem,
@@ -312,11 +324,12 @@ def test_what_was_published_is_drawn_beside_an_experiment(config: str) -> None:
         for dataset in trials["sets"]
         for problem in trials["problems"]
         for method in trials["methods"]
+        for variant in variants.get(method, ("",))
         for gamma in ([0.0] if method in free else trials.get("gammas", [0.0]))
     ]
     shown = section(*parts, published=read_published())
     drawn = {
-        name.removesuffix(", published")
+        name.removesuffix(", published").removesuffix(" (last)")
         for caption, table in shown.tables.items()
         for name in table["method"]
         if caption.startswith("Published beside celeba-test")

@@ -259,6 +259,54 @@ def test_the_kept_pixels_are_part_of_the_description() -> None:
     assert describe(one) != describe(other)
 
 
+class Masked(Operator):
+    """An operator as a user writes one: settings of all kinds."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(SHAPE, 0.0, 0)
+        vars(self).update(settings)
+
+    def A(self, x: Tensor, **kwargs: object) -> Tensor:
+        return x
+
+    A_adjoint = A
+
+    @property
+    def measurements(self) -> int:
+        return N
+
+
+class Scaled:
+    """No dataclass."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+
+def test_a_setting_of_any_kind_tells_operators_apart() -> None:
+    entries = np.zeros(5000), np.eye(1, 5000, 2500)[0]  # too long to be told apart by their text
+    pairs: list[tuple[object, object]] = [
+        entries,
+        tuple([torch.from_numpy(array)] for array in entries),
+        tuple({"mask": array} for array in entries),
+        (np.float32(0.5), np.float32(0.25)),
+        (Path("one.npy"), Path("other.npy")),
+        (Scaled(0.1), Scaled(5.0)),
+        ([Scaled(0.1)], [Scaled(5.0)]),
+        (torch.float32, torch.float64),
+        (max, min),
+    ]
+    for one, other in pairs:
+        assert describe(Masked(setting=one)) != describe(Masked(setting=other)), one
+        assert json.dumps(describe(Masked(setting=one))) == json.dumps(
+            describe(Masked(setting=one))
+        )
+    where = {"generator": torch.Generator(), "device": CPU, "_cache": object()}
+    assert describe(Masked(**where)) == describe(Masked())
+    with pytest.raises(TypeError, match=r"Masked.setting: a builtins.range does not say what"):
+        describe(Masked(setting=range(3)))
+
+
 def test_measuring_changes_no_description() -> None:
     for operator in (GaussianSensing(SHAPE, 10), Inpainting(SHAPE, sigma=0.1)):
         before = describe(operator)

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from networks.glow import Glow
+from networks.resize_gan import Generator
 from recovery.lasso import Lasso
 from recovery.latent_search import LatentSearch
 from recovery.linear import Adjoint
 from recovery.operators import Denoising, GaussianSensing
-from recovery.priors import FlowPrior
+from recovery.priors import FlowPrior, GanPrior
 from recovery.rows import describe
 from recovery.seeds import generator
 from recovery.starts import Encoded, Normal, NullSpace, OnSphere, Start
@@ -80,6 +81,29 @@ def test_a_search_is_not_shown_the_truth_unless_it_is_a_diagnostic() -> None:
     assert torch.equal(
         plain.knowing(IMAGES).recover(y, operator).image, plain.recover(y, operator).image
     )
+
+
+class Saturated(Denoising):
+    """Not linear."""
+
+    linear = False
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (NullSpace(), "a start in the null space"),
+        (Encoded(Lasso()), "the Lasso"),
+        (Encoded(Adjoint()), "the adjoint"),
+    ],
+)
+def test_a_start_that_cannot_serve_is_refused_before_the_search(start: Start, what: str) -> None:
+    LatentSearch(glow(), start=start).check(Denoising(SHAPE, 0.1))
+    with pytest.raises(ValueError, match=f"{what} needs a linear operator"):
+        LatentSearch(glow(), start=start).check(Saturated(SHAPE, 0.1))
+    gan = GanPrior(Generator(image_size=8, latent_dim=4), "gan")
+    with pytest.raises(ValueError, match="needs an invertible prior, and gan is not one"):
+        LatentSearch(gan, start=start).check(Denoising(SHAPE, 0.1))
 
 
 def test_starts_are_told_apart_in_the_configuration() -> None:
