@@ -9,7 +9,7 @@ import os
 import secrets
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
@@ -21,10 +21,18 @@ from pytorch_lightning.accelerators import MPSAccelerator
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
+from wandb.errors import Error as WandbError
 
-from callbacks.checkpoints import Checkpoints, newest_checkpoint, read_checkpoint
+from callbacks.checkpoints import (
+    Checkpoints,
+    WholeFiles,
+    newest_checkpoint,
+    read_checkpoint,
+)
 from callbacks.metrics_file import MetricsFile
 from callbacks.progress import ImageProgress
 from callbacks.quality import SampleQuality
@@ -136,9 +144,11 @@ class Train(LightningCLI):
         self.check_against_earlier_config()
         self.begin()
         directory = self.run.directory
-        loggers = [MetricsFile(directory / "metrics.jsonl"), *wandb_logger(self.run)]
         return super().instantiate_trainer(
-            logger=loggers, default_root_dir=str(directory), **kwargs
+            logger=[MetricsFile(directory / "metrics.jsonl")],
+            default_root_dir=str(directory),
+            plugins=plugins_with(self.config_init.fit.trainer.plugins),
+            **kwargs,
         )
 
     def check_against_earlier_config(self) -> None:
@@ -210,11 +220,16 @@ class Train(LightningCLI):
         self.trainer.callbacks.insert(0, write)  # type: ignore[attr-defined]
 
     def fit(self, model: ClockedModule, **kwargs: Any) -> None:
-        """Train from the run's newest checkpoint, else from --ckpt_path, else from the start."""
+        """Train from the run's newest checkpoint, else from --ckpt_path, else from the start.
+
+        W&B hears of the run last, once everything else has been looked at.
+        """
         checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
         if checkpoint is not None:
             say(f"Resuming from {checkpoint}")
             require_same_architecture(model.state_dict(), read_checkpoint(checkpoint))
+        self.datamodule.setup("fit")
+        self.trainer.loggers += wandb_logger(self.run)
         self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
 
     @rank_zero_only
@@ -231,8 +246,22 @@ class Train(LightningCLI):
             show_results(self.run.directory)
 
 
+def plugins_with(named: Any) -> list[Any]:
+    """The config's plugins of the Trainer, and those that every run has."""
+    plugins = [*named] if isinstance(named, list) else [] if named is None else [named]
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(WholeFiles())
+    if SLURMEnvironment.detect():
+        # a requeued job resumes from its own checkpoint: no further one, in the middle of a step
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return plugins
+
+
 def wandb_logger(run: Run) -> list[WandbLogger]:
-    """The W&B logger, its run id kept in the run directory; none if disabled."""
+    """The W&B logger, its run id kept in the run directory; none if disabled.
+
+    Raises ValueError if W&B was asked for online and cannot be reached.
+    """
     if run.wandb == "disabled":
         return []
     offline = run.wandb == "offline" or (run.wandb == "auto" and not has_wandb_key())
@@ -249,7 +278,13 @@ def wandb_logger(run: Run) -> list[WandbLogger]:
         offline=offline,
     )
     if rank_zero_only.rank == 0:
-        logger.experiment.define_metric("*", step_metric="images_seen", step_sync=True)
+        try:
+            logger.experiment.define_metric("*", step_metric="images_seen", step_sync=True)
+        except WandbError as error:
+            if run.wandb == "online":
+                raise ValueError(f"W&B: {error}. --run.wandb offline needs no server") from error
+            say(f"W&B: {error}. This run is logged offline: `wandb sync` can send it later.")
+            return wandb_logger(replace(run, wandb="offline"))
     return [logger]
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt` (every epoch's end and every few minutes) and `best.ckpt`.
 
-    A checkpoint is written beside its place and moved there, so that a run killed while saving
-    keeps the one before. Must come before recovery in the list of callbacks.
+    Must come before recovery in the list of callbacks.
 
     Args:
         every_minutes: also save `last.ckpt` inside an epoch, this often.
@@ -36,7 +36,7 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
         has_best = (checkpoint_folder(trainer.default_root_dir) / "best.ckpt").exists()
-        if not has_best:
+        if not trainer.strategy.broadcast(has_best):  # rank 0's view of the disk, for all
             self.best = math.inf  # begun from another run's checkpoint
         # a run killed between its two files resumes from the best, and may have nothing left to do
         behind = has_best and pl_module.images_seen > images_in_last(trainer)
@@ -77,11 +77,8 @@ class Checkpoints(Checkpoint):
         self._is_best = False
 
     def save(self, trainer: pl.Trainer, name: str) -> None:
-        final = checkpoint_folder(trainer.default_root_dir) / f"{name}.ckpt"
-        unfinished = final.with_suffix(".unfinished")
-        trainer.save_checkpoint(unfinished, weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(unfinished, final)
+        path = checkpoint_folder(trainer.default_root_dir) / f"{name}.ckpt"
+        trainer.save_checkpoint(path, weights_only=False)
         if name == "last":
             self._saved_at = time.monotonic()
 
@@ -90,6 +87,26 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there once it is on disk.
+
+    A run or a machine that dies while saving keeps the one before. Lightning's own way takes a
+    copy in memory and one in the system's temporary folder, which may be too small.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        final = Path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = final.with_suffix(".unfinished")
+        with unfinished.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, final)
 
 
 def checkpoint_folder(run_directory: str | Path) -> Path:
@@ -106,8 +123,11 @@ def images_in_last(trainer: pl.Trainer) -> int:
 
 
 def newest_checkpoint(run_directory: str | Path) -> Path | None:
-    """The checkpoint of a run that has seen most images, or None; warns about damaged ones."""
-    newest, most = None, -1
+    """The checkpoint of a run that has seen most images, or None if it has none.
+
+    Warns about a damaged one. Raises ValueError where no other is left: the run would begin anew.
+    """
+    newest, most, damaged = None, -1, []
     for name in ("last", "best"):
         path = checkpoint_folder(run_directory) / f"{name}.ckpt"
         if not path.exists():
@@ -115,10 +135,16 @@ def newest_checkpoint(run_directory: str | Path) -> Path | None:
         try:
             images_seen = _load(path)["images_seen"]
         except ValueError as error:
-            warnings.warn(f"{error}; it is left out", stacklevel=2)
+            damaged.append(str(error))
             continue
         if images_seen > most:
             newest, most = path, images_seen
+    if damaged and newest is None:
+        raise ValueError(
+            f"{'; '.join(damaged)}. The run has no other: move the file away to begin anew"
+        )
+    for error in damaged:
+        warnings.warn(f"{error}; it is left out", stacklevel=2)
     return newest
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
@@ -98,6 +99,7 @@ class RecoveryDuringTraining(Checkpoint):
         self.pictures = pictures
         self.seed = seed
         self._last_end = 0.0  # when the last recovery ended
+        self._due: int | None = None  # the epoch that ended at the checkpoint resumed from
 
     def check(self, image_shape: ImageShape, prior: Prior | None = None) -> None:
         """Raises ValueError if a planned problem cannot be, or a method cannot be or serve it.
@@ -127,18 +129,38 @@ class RecoveryDuringTraining(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._last_end = time.perf_counter()
-        if pl_module.images_seen > 0:  # resumed: finish the recovery that was due, if any
+        unfinished = pl_module.images_seen < pl_module.total_images
+        if unfinished and self._due is not None:
+            self.recover(trainer, pl_module, self.during, self._due)
+        elif pl_module.images_seen > 0:
             self.recover_if_due(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.recover_if_due(trainer, pl_module)
 
     def recover_if_due(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        epoch, step = trainer.datamodule.position(module.images_seen)
+        due = self.epoch_due(trainer, module)
         if module.images_seen >= module.total_images:
+            epoch, _ = trainer.datamodule.position(module.images_seen)
             self.recover(trainer, module, self.at_end, epoch)
-        elif step == 0 and epoch % self.every_n_epochs == 0:
-            self.recover(trainer, module, self.during, epoch)
+        elif due is not None:
+            self.recover(trainer, module, self.during, due)
+
+    def epoch_due(self, trainer: pl.Trainer, module: pl.LightningModule) -> int | None:
+        """The epoch that has just ended, if recovery follows it."""
+        epoch, step = trainer.datamodule.position(module.images_seen)
+        return epoch if step == 0 and epoch % self.every_n_epochs == 0 else None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # resumed on another number of devices, epochs are cut elsewhere
+        checkpoint["recovery_due"] = self.epoch_due(trainer, pl_module)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._due = checkpoint.get("recovery_due")
 
     # --- what ----------------------------------------------------------------------------------
 

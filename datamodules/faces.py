@@ -29,7 +29,7 @@ class HeldOut(NamedTuple):
 class FaceDataModule(pl.LightningDataModule):
     """What training and recovery need of face images, wherever they are.
 
-    Subclasses set `train_images` and `held_out` in `setup`.
+    Subclasses set `train_images` and `held_out` in `load`.
 
     Args:
         image_size: H = W.
@@ -69,6 +69,15 @@ class FaceDataModule(pl.LightningDataModule):
         self.window = window
         self.num_workers = num_workers
         self.validation_batch_size = validation_batch_size
+
+    def load(self) -> None:
+        """Set `train_images` and `held_out`. Raises what is wrong with the data."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load, once: train.py asks before the run leaves a trace, and Lightning again."""
+        if not hasattr(self, "held_out"):
+            self.load()
 
     @property
     def validation_names(self) -> list[str]:
@@ -182,15 +191,17 @@ class ShardedFaces(FaceDataModule):
             )
         return ShardIndex.load(Path(root) / f"{self.image_size}px" / name, self.image_size)
 
-    def setup(self, stage: str | None = None) -> None:
+    def load(self) -> None:
         self.train_images = PreparedShards(self.index(self.train))
-        self.held_out = {}
+        held_out = {}
         for distribution, names in (
             ("in", self.in_distribution),
             ("out", self.out_of_distribution),
         ):
             for name in names:
-                self.held_out[name] = HeldOut(*load_images(self.index(name)), distribution)  # type: ignore[arg-type]
+                images, image_names = load_images(self.index(name))
+                held_out[name] = HeldOut(images, image_names, distribution)  # type: ignore[arg-type]
+        self.held_out = held_out
 
 
 class ProceduralFaces(FaceDataModule):
@@ -226,7 +237,7 @@ class ProceduralFaces(FaceDataModule):
         self.training_images = training_images
         self.held_out_images = held_out_images
 
-    def setup(self, stage: str | None = None) -> None:
+    def load(self) -> None:
         faces = procedural.faces(
             range(self.training_images),
             distribution="in",

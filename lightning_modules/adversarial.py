@@ -14,7 +14,7 @@ from lightning_modules import losses
 from lightning_modules.average import move_average
 from lightning_modules.clock import ClockedModule
 from networks.pggan import fade
-from recovery.priors import GanPrior, fingerprint
+from recovery.priors import GanPrior, decode_in_parts, fingerprint
 from recovery.seeds import normal, seed_from, uniform
 
 CALIBRATION_LATENTS = 512  # that set BatchNorm's statistics
@@ -183,7 +183,7 @@ class Adversarial(ClockedModule):
         """(count, C, H, W) in [0, 1] from the same latents at every call."""
         seeds = [seed_from("samples", self.seed, index) for index in range(count)]
         prior = self.prior()
-        return prior.decode(normal(seeds, (prior.latent_dim,)).to(self.device)).clamp(0, 1)
+        return decode_in_parts(prior, normal(seeds, (prior.latent_dim,)).to(self.device))
 
     # --- growth --------------------------------------------------------------------------------
 
@@ -218,13 +218,15 @@ class Adversarial(ClockedModule):
     # --- training --------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        for images in self.minibatches(batch["image"]):
-            self.reset_optimizers_if_grown()
-            parts = self.sample(images)
-            fakes = self.discriminator_step(parts)
-            self.generator_step(parts, fakes)
-            self.advance_clock(len(images))
-            self.update_average()
+        # in float32 whatever the precision: a gradient penalty differentiates twice
+        with torch.autocast(self.device.type, enabled=False):
+            for images in self.minibatches(batch["image"]):
+                self.reset_optimizers_if_grown()
+                parts = self.sample(images)
+                fakes = self.discriminator_step(parts)
+                self.generator_step(parts, fakes)
+                self.advance_clock(len(images))
+                self.update_average()
 
     def sample(self, images: Tensor) -> list[MicroBatch]:
         """Reals at the present stage, latents and noise, by the position in training alone."""
@@ -314,7 +316,8 @@ class Adversarial(ClockedModule):
         """Whether Lightning sends this batch's metrics on: taking them takes a tenth of a small
         network's step."""
         batches = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        return batches % self.trainer.log_every_n_steps == 0
+        every = self.trainer.log_every_n_steps
+        return every > 0 and batches % every == 0
 
     def generate(self, z: Tensor) -> Tensor:
         return self.generator(z, *self.stage)

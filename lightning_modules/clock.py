@@ -79,10 +79,9 @@ class ClockedModule(pl.LightningModule):
         if not torch.isfinite(gradient_norm):
             raise FloatingPointError(
                 f"The loss or its gradient is not finite after {self.images_seen:,} images "
-                f"(gradient norm {gradient_norm.item()}). Nothing is lost: the last checkpoint was "
-                "written before this step. Lower model.learning_rate, lengthen "
-                "model.warmup_images or tighten model.clip_norm, and run the same command to "
-                "resume from it."
+                f"(gradient norm {gradient_norm.item()}). The step was not taken: checkpoints are "
+                "of before it. Run the command again with --run.accept_changes true and a lower "
+                "model.learning_rate or model.clip_norm, or a longer warm-up."
             )
 
     def broadcast(self, module: nn.Module) -> None:
@@ -91,7 +90,25 @@ class ClockedModule(pl.LightningModule):
             for tensor in module.state_dict().values():
                 torch.distributed.broadcast(tensor, src=0)
 
+    def require_one_time(self) -> None:
+        """Raise ValueError on every rank if they resume at different times.
+
+        Each has looked for the newest checkpoint itself. DDP would give all rank 0's weights, and
+        hide it.
+        """
+        if self.trainer.world_size == 1:
+            return
+        seen = [self.images_seen] * self.trainer.world_size
+        torch.distributed.all_gather_object(seen, self.images_seen)
+        if len(set(seen)) > 1:
+            raise ValueError(
+                f"processes resume at different times, {min(seen):,} to {max(seen):,} images seen: "
+                f"is {self.trainer.default_root_dir} on a file system that all nodes share? Run "
+                "the command again once all of them see its checkpoints"
+            )
+
     def on_fit_start(self) -> None:
+        self.require_one_time()
         if self.trainer.precision not in ("32-true", "bf16-mixed"):
             raise ValueError(
                 f"trainer.precision {self.trainer.precision!r} is not supported: weights and "

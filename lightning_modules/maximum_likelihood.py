@@ -13,7 +13,7 @@ from lightning_modules.clock import (
     require_same_architecture,
     warmup_then_decay,
 )
-from recovery.priors import FlowPrior, fingerprint, standard_normal_log_prob
+from recovery.priors import FlowPrior, decode_in_parts, fingerprint, standard_normal_log_prob
 from recovery.seeds import normal, seed_from, uniform
 
 
@@ -104,7 +104,7 @@ class MaximumLikelihood(ClockedModule):
         seeds = [seed_from("samples", self.seed, index) for index in range(count)]
         prior = self.prior()
         latents = self.sample_temperature * normal(seeds, (prior.latent_dim,))
-        return prior.decode(latents.to(self.device)).clamp(0, 1)
+        return decode_in_parts(prior, latents.to(self.device))
 
     @torch.no_grad()
     def take_weights(self, network: nn.Module) -> None:

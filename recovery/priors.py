@@ -130,6 +130,11 @@ class GanPrior:
         return vmap(one)(weights, latent)
 
 
+def decode_in_parts(prior: Prior, latents: Tensor, size: int = 64) -> Tensor:
+    """Images (B, C, H, W) clamped to [0, 1] of latents (B, n), `size` at a time to bound memory."""
+    return torch.cat([prior.decode(part).clamp(0, 1) for part in latents.split(size)])
+
+
 def _gaussian(seeds: list[int], length: int, std: float) -> Tensor:
     if std == 0:
         return torch.zeros(len(seeds), length)

@@ -110,10 +110,14 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of images that every recovery of their problem and set includes.
 
     A recovery at the end takes in more images than those while training: their means do not
-    belong on one curve.
+    belong on one curve. One that was interrupted, and has fewer images than most, is left out.
     """
-    times = rows.groupby(["problem", "dataset", "method"])["images_seen"].transform("nunique")
-    seen = rows.groupby(["problem", "dataset", "method", "image"])["images_seen"]
+    by = ["problem", "dataset", "method"]
+    counts = rows.groupby([*by, "images_seen"], as_index=False)["image"].nunique()
+    most = counts.groupby(by)["image"].transform(lambda c: c.quantile(0.5, interpolation="lower"))
+    rows = rows.merge(counts.loc[counts["image"] >= most, [*by, "images_seen"]])
+    times = rows.groupby(by)["images_seen"].transform("nunique")
+    seen = rows.groupby([*by, "image"])["images_seen"]
     return rows[seen.transform("nunique") == times]
 
 

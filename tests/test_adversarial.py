@@ -176,6 +176,15 @@ def test_a_discriminator_that_sees_a_shift_learns_it() -> None:
 # --- growth --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("network", [SMALL, GROWING])
+def test_precision_and_logging_change_nothing(common: list[str], network: list[str]) -> None:
+    options = [*common, *network, *QUIET, "--model.total_images=64"]
+    plain = newest(run(options))
+    rough = ["--trainer.precision=bf16-mixed", "--trainer.log_every_n_steps=0"]
+    other = newest(run(options, *rough, "--run.name=rough"))
+    assert_equal(plain["state_dict"], other["state_dict"])
+
+
 def test_growth_by_images_seen() -> None:
     growth = Growth(stabilise_images=600, fade_images=400)
     expected = {

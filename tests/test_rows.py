@@ -572,6 +572,10 @@ def test_curves_compare_images_that_every_recovery_includes() -> None:
     kept = comparable(frame(*early, *late, only_late))
     assert kept["image"].tolist() == ["a", "b", "a", "b", "c"]
     assert kept["problem"].tolist() == ["cs"] * 4 + ["inpaint"]
+    middle = [replace(row(name), images_seen=200) for name in "ab"]
+    cut_short = replace(row("a"), images_seen=250)
+    kept = comparable(frame(*early, *middle, cut_short, *late))
+    assert kept["images_seen"].tolist() == [100, 100, 200, 200, 300, 300]
 
 
 def printed(rows: pd.DataFrame) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ import torch
 import wandb
 import yaml
 from PIL import Image
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 import train
 from benchmarks.inversion import inversion_errors
-from callbacks.checkpoints import Checkpoints, newest_checkpoint
+from callbacks.checkpoints import Checkpoints, WholeFiles, newest_checkpoint
 from callbacks.recovery import RecoveryDuringTraining
 from datamodules import prepare
 from datamodules.procedural import faces
@@ -27,12 +29,13 @@ from lightning_modules.clock import warmup_then_decay
 from lightning_modules.export import export_prior
 from networks.glow import Glow, Stability
 from recovery.priors import GanPrior
-from recovery.rows import KEY, read_rows
+from recovery.rows import KEY, RowFile, read_rows
 from tests.helpers import Killed, kill_at, refused
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 OVERLAYS = {"defaults.yaml", "baselines.yaml", "cluster.yaml", "paper_parity.yaml"}
+OVERLAYS |= {"glow_celeba32_deep.yaml"}
 EXPERIMENTS = [path for path in CONFIGS if path.name not in OVERLAYS]
 
 
@@ -205,8 +208,6 @@ def test_a_recovery_that_was_due_is_finished_first(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = read_rows(run(tiny, "--run.name=whole"))
-    from recovery.rows import RowFile
-
     append = RowFile.append
     calls = 0
 
@@ -262,6 +263,79 @@ def test_a_damaged_checkpoint_is_left_out(tiny: list[str]) -> None:
             assert newest_checkpoint(directory) == directory / "checkpoints" / "best.ckpt"
 
 
+def test_a_run_with_damaged_checkpoints_alone_does_not_begin_anew(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = run(tiny, "--model.total_images=64")
+    (directory / "checkpoints" / "best.ckpt").unlink()
+    (directory / "checkpoints" / "last.ckpt").write_bytes(b"")
+    said = refused(capsys, tiny)
+    assert "last.ckpt is damaged" in said and "move the file away to begin anew" in said
+    assert (directory / "checkpoints" / "last.ckpt").read_bytes() == b""
+
+
+def test_a_machine_that_dies_while_saving_keeps_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    WholeFiles().save_checkpoint({"images_seen": 1}, path)
+
+    def dying(checkpoint: Any, file: Any) -> None:
+        file.write(b"half")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", dying)
+        with pytest.raises(Killed):
+            WholeFiles().save_checkpoint({"images_seen": 2}, path)
+    assert torch.load(path, weights_only=True) == {"images_seen": 1}
+    WholeFiles().save_checkpoint({"images_seen": 3}, path)
+    assert torch.load(path, weights_only=True) == {"images_seen": 3}
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_slurm_requeues_to_the_runs_own_checkpoint(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("NTASKS", "1"), ("PROCID", "0"), ("LOCALID", "0"), ("NODEID", "0")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_JOB_NAME", "glow")
+
+    def check(cli: train.Train) -> None:
+        environment = cli.trainer._accelerator_connector.cluster_environment
+        assert isinstance(environment, SLURMEnvironment) and not environment.auto_requeue
+        assert isinstance(cli.trainer.strategy.checkpoint_io, WholeFiles)
+
+    configured(monkeypatch, [*tiny[1:], "--trainer.devices=1"], check)
+
+
+@pytest.mark.parametrize("asked", ["auto", "online"])
+def test_a_wandb_out_of_reach_is_named_or_done_without(
+    tiny: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    init = wandb.init
+
+    def without_network(**options: Any) -> Any:
+        if "WANDB_MODE" not in os.environ:
+            raise wandb.errors.CommError("no route to api.wandb.ai")
+        return init(**options)
+
+    monkeypatch.setattr(wandb, "init", without_network)
+    monkeypatch.delenv("WANDB_MODE")
+    arguments = [*tiny, f"--run.wandb={asked}", "--model.total_images=64"]
+    if asked == "online":
+        assert "no route to api.wandb.ai. --run.wandb offline" in refused(capsys, arguments)
+        return
+    directory = run(arguments)
+    wandb.finish()
+    assert "This run is logged offline" in capsys.readouterr().out
+    assert list((directory / "wandb").glob("offline-run-*"))
+
+
 def test_wandb_keeps_its_run_and_its_axis(tiny: list[str]) -> None:
     directory = run(tiny, "--run.wandb=offline", "--model.total_images=64")
     identity = (directory / "wandb_id").read_text()
@@ -272,6 +346,25 @@ def test_wandb_keeps_its_run_and_its_axis(tiny: list[str]) -> None:
     folders = sorted(path.name for path in (directory / "wandb").glob("offline-run-*"))
     assert len(folders) == 2
     assert all(name.endswith(identity) for name in folders)
+
+
+def test_a_recovery_that_was_due_is_finished_on_other_devices(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A global batch of 12 after one of 8: the resumed run is in the middle of an epoch."""
+    append = RowFile.append
+
+    def dying(self: RowFile, rows: Any) -> None:
+        append(self, rows)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowFile, "append", dying)
+        with pytest.raises(Killed):
+            run(tiny)
+    rows = read_rows(run(tiny, "--data.batch_size=12", "--run.accept_changes=true"))
+    due = rows[rows["images_seen"] == 64]
+    assert len(due) == 2 * 2 * 3 and set(due["epoch"]) == {1}  # problems, sets, images
 
 
 def test_recovery_goes_on_with_another_number_of_devices(tiny: list[str]) -> None:
@@ -410,7 +503,7 @@ def test_infinite_gradients_never_reach_the_weights() -> None:
     for bad in (torch.inf, torch.nan):
         for parameter in network.parameters():
             parameter.grad = torch.full_like(parameter, bad)
-        with pytest.raises(FloatingPointError, match="Nothing is lost"):
+        with pytest.raises(FloatingPointError, match=r"not taken.*accept_changes true and a lower"):
             module.on_before_optimizer_step(optimizer)
 
 
@@ -490,6 +583,8 @@ def test_missing_data_is_named(
     arguments = ["fit", "--config=configs/glow_celeba32.yaml", f"--run.root={tmp_path}"]
     arguments += ["--run.wandb=disabled", "--trainer.accelerator=cpu"]
     assert "INVERTIBLE_PRIORS_DATA" in refused(capsys, arguments)
+    assert "INVERTIBLE_PRIORS_DATA" in refused(capsys, [*arguments, "--run.wandb=offline"])
+    assert not list(tmp_path.iterdir())  # nor did W&B hear of it
     said = refused(capsys, [*arguments, f"--data.root={tmp_path / 'nowhere'}"])
     assert "nowhere/32px/celeba-train" in said and "datamodules.prepare" in said
 
@@ -508,6 +603,25 @@ def test_a_changed_config_is_shown_and_refused_or_accepted(
 
 
 # --- several processes -----------------------------------------------------------------------
+
+
+def test_processes_that_resume_at_different_times_are_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = MaximumLikelihood(torch.nn.Linear(2, 1), total_images=10)
+    module.images_seen = 4
+    module.trainer = SimpleNamespace(world_size=2, default_root_dir=tmp_path)  # type: ignore[assignment]
+    for others, agreed in ((4, True), (0, False)):
+
+        def gather(found: list[int], mine: int, others: int = others) -> None:
+            found[:] = [mine, others]
+
+        monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+        if agreed:
+            module.require_one_time()
+            continue
+        with pytest.raises(ValueError, match="different times, 0 to 4 images seen"):
+            module.require_one_time()
 
 
 @pytest.mark.slow
