@@ -27,7 +27,7 @@ class SampleQuality(Callback):
     Args:
         inception_weights: torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`, a local
             file.
-        images: samples drawn, all at once, and held-out images used at most; at least 2.
+        images: samples drawn, and held-out images used at most; at least 2.
         every_n_epochs: how often.
         batch_size: images put through Inception at once; bounds memory, changes no result.
 

@@ -15,7 +15,13 @@ from recovery.latent_search import LatentSearch
 from recovery.methods import Recovery, concatenate, residual_energy, residual_norm
 from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
-from recovery.priors import FlowPrior, Prior, fingerprint, standard_normal_log_prob
+from recovery.priors import (
+    FlowPrior,
+    Prior,
+    decode_in_parts,
+    fingerprint,
+    standard_normal_log_prob,
+)
 from recovery.seeds import generator, normal
 from recovery.starts import Normal
 
@@ -381,6 +387,20 @@ def test_log_likelihood_is_the_change_of_variables() -> None:
     log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(dim=1)
     expected = log_prior + torch.linalg.slogdet(jacobian).logabsdet
     assert torch.allclose(log_likelihood, expected, rtol=1e-9)
+
+
+def test_many_images_are_decoded_in_parts() -> None:
+    counts = []
+
+    class Brightness:
+        def decode(self, latent: Tensor) -> Tensor:
+            counts.append(len(latent))
+            return latent[:, :, None, None]
+
+    latents = torch.linspace(-1, 2, 150)[:, None]
+    images = decode_in_parts(Brightness(), latents)  # type: ignore[arg-type]
+    assert counts == [64, 64, 22]
+    assert torch.equal(images.flatten(), latents.flatten().clamp(0, 1))
 
 
 def test_standard_normal_log_prob_is_that_of_torch() -> None:
