@@ -8,9 +8,10 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -182,15 +183,17 @@ def _described(value: object) -> Any:
         return hashlib.blake2b(value.tobytes(), digest_size=5).hexdigest()
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return [_described(part) for part in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_described(part) for part in value), key=json.dumps)
     if isinstance(value, dict):
         return {str(name): _described(part) for name, part in value.items()}
     if isinstance(value, partial):  # of a factory: what it makes, and with which options
         return [_described(part) for part in (value.func, *value.args, value.keywords)]
-    if isinstance(value, Path | torch.dtype):
+    if isinstance(value, Path | torch.dtype | Enum):
         return str(value)
-    if isinstance(value, type | FunctionType | BuiltinFunctionType):
+    if isinstance(value, type | FunctionType | MethodType | BuiltinFunctionType):
         return _qualified(value)
     if isinstance(value, nn.Module) or is_dataclass(value) or _tells(value):
         return describe(value)
@@ -206,7 +209,7 @@ def _tells(value: object) -> bool:
     return not names or any(not name.startswith("_") for name in names)
 
 
-def _qualified(thing: type | FunctionType | BuiltinFunctionType) -> str:
+def _qualified(thing: type | FunctionType | MethodType | BuiltinFunctionType) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 

@@ -4,8 +4,10 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from enum import Enum
 from functools import partial
 from pathlib import Path
 
@@ -276,6 +278,11 @@ class Masked(Operator):
         return N
 
 
+class Kind(Enum):
+    ONE = 1
+    OTHER = 2
+
+
 class Scaled:
     """No dataclass."""
 
@@ -295,6 +302,9 @@ def test_a_setting_of_any_kind_tells_operators_apart() -> None:
         ([Scaled(0.1)], [Scaled(5.0)]),
         (torch.float32, torch.float64),
         (max, min),
+        (range(3), range(4)),
+        ({1, "a"}, {2, "a"}),
+        (Kind.ONE, Kind.OTHER),
     ]
     for one, other in pairs:
         assert describe(Masked(setting=one)) != describe(Masked(setting=other)), one
@@ -303,8 +313,8 @@ def test_a_setting_of_any_kind_tells_operators_apart() -> None:
         )
     where = {"generator": torch.Generator(), "device": CPU, "_cache": object()}
     assert describe(Masked(**where)) == describe(Masked())
-    with pytest.raises(TypeError, match=r"Masked.setting: a builtins.range does not say what"):
-        describe(Masked(setting=range(3)))
+    with pytest.raises(TypeError, match=r"Masked.setting: a re.Pattern does not say what it is"):
+        describe(Masked(setting=re.compile("one")))
 
 
 def test_measuring_changes_no_description() -> None:
