@@ -711,6 +711,28 @@ def test_an_overlay_does_not_drop_callbacks(
     assert kinds[0].index("Checkpoints") < kinds[0].index("RecoveryDuringTraining")
 
 
+def test_the_deep_overlay_changes_depth_and_schedule_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain = ["--config=configs/glow_celeba32.yaml", f"--run.root={tmp_path}"]
+    texts: list[dict[str, Any]] = []
+
+    def check(cli: train.Train) -> None:
+        assert {len(level) for level in cli.model.network.levels} == {(8, 12)[len(texts)]}
+        texts.append(train.flatten(yaml.safe_load(cli.config_text())))
+
+    configured(monkeypatch, plain, check)
+    configured(monkeypatch, [*plain, "--config=configs/glow_celeba32_deep.yaml"], check)
+    changed = {key: (texts[0][key], texts[1][key]) for key in texts[0]}
+    assert {key: values for key, values in changed.items() if values[0] != values[1]} == {
+        "run.name": ("glow-celeba32", "glow-celeba32-deep"),
+        "model.init_args.network.init_args.steps": (8, 12),
+        "model.init_args.network.init_args.last_level_steps": (8, 12),
+        "model.init_args.total_images": (580_000, 400_000),
+        "model.init_args.warmup_images": (3200, 12_800),
+    }
+
+
 def test_configs_are_named_for_their_runs() -> None:
     for path in EXPERIMENTS:
         assert yaml.safe_load(path.read_text())["run"]["name"] == path.stem.replace("_", "-")
