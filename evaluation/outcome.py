@@ -176,10 +176,11 @@ def this_machine(devices: Sequence[torch.device]) -> dict[str, str]:
         torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
         for device in devices
     }
-    python = f"Python {platform.python_version()}"
-    libraries = [f"{name} {version(name)}" for name in ("torch", "deepinv") if find_spec(name)]
+    versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
+    if find_spec("deepinv"):
+        versions.append(f"deepinv {version('deepinv')}")
     return {
-        "versions": ", ".join([python, *libraries]),
+        "versions": ", ".join(versions),
         "hardware": f"{', '.join(sorted(names))}, {os.cpu_count()} cores",
         "processes": str(len(devices)),
     }
