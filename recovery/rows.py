@@ -191,6 +191,8 @@ def _described(value: object) -> Any:
         return {str(name): _described(part) for name, part in value.items()}
     if isinstance(value, partial):  # of a factory: what it makes, and with which options
         return [_described(part) for part in (value.func, *value.args, value.keywords)]
+    if type(value).__name__ == "ClassInstantiator":  # of jsonargparse: how a factory is called
+        return _qualified(type(value))
     if isinstance(value, Path | torch.dtype | Enum):
         return str(value)
     if isinstance(value, type | FunctionType | MethodType | BuiltinFunctionType):

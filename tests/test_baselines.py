@@ -140,7 +140,10 @@ def test_methods_without_a_prior_are_recovered_once(tiny: list[str], tmp_path: P
     assert {"deep-decoder (last)", "deep-decoder (least-residual)"} <= set(named)
 
     # a second run's rows of them equal the first's: one column in a comparison
-    both = pd.concat([rows, read_rows(two)], ignore_index=True)
+    others = read_rows(two)
+    untrained = others.loc[others["method"] == "deep-decoder", "config"]
+    assert set(untrained) == set(free.loc[free["method"] == "deep-decoder", "config"])
+    both = pd.concat([rows, others], ignore_index=True)
     names = list(compared(both)["recovery"].unique())
     assert names.count("deep-decoder (last)") == 1
     assert {"one: glow, latent-search", "two: glow, latent-search"} <= set(names)
