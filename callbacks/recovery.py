@@ -129,17 +129,18 @@ class RecoveryDuringTraining(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._last_end = time.perf_counter()
-        unfinished = pl_module.images_seen < pl_module.total_images
-        if unfinished and self._due is not None:
-            self.recover(trainer, pl_module, self.during, self._due)
-        elif pl_module.images_seen > 0:
-            self.recover_if_due(trainer, pl_module)
+        if pl_module.images_seen > 0:  # resumed: finish the recovery that was due, if any
+            self.recover_if_due(trainer, pl_module, self._due)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.recover_if_due(trainer, pl_module)
 
-    def recover_if_due(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        due = self.epoch_due(trainer, module)
+    def recover_if_due(
+        self, trainer: pl.Trainer, module: pl.LightningModule, due: int | None = None
+    ) -> None:
+        """Recover if training has ended, or epoch `due`, by default one that ends here."""
+        if due is None:
+            due = self.epoch_due(trainer, module)
         if module.images_seen >= module.total_images:
             epoch, _ = trainer.datamodule.position(module.images_seen)
             self.recover(trainer, module, self.at_end, epoch)
