@@ -114,8 +114,8 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
     """
     by = ["problem", "dataset", "method"]
     counts = rows.groupby([*by, "images_seen"], as_index=False)["image"].nunique()
-    most = counts.groupby(by)["image"].transform(lambda c: c.quantile(0.5, interpolation="lower"))
-    rows = rows.merge(counts.loc[counts["image"] >= most, [*by, "images_seen"]])
+    usual = counts.groupby(by)["image"].transform(lambda c: c.quantile(0.5, interpolation="lower"))
+    rows = rows.merge(counts.loc[counts["image"] >= usual, [*by, "images_seen"]])
     times = rows.groupby(by)["images_seen"].transform("nunique")
     seen = rows.groupby([*by, "image"])["images_seen"]
     return rows[seen.transform("nunique") == times]
