@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ import wandb
 import yaml
 from PIL import Image
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies import DDPStrategy
 
 import train
 from benchmarks.inversion import inversion_errors
@@ -608,9 +610,13 @@ def test_a_changed_config_is_shown_and_refused_or_accepted(
 def test_processes_that_resume_at_different_times_are_stopped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    module = MaximumLikelihood(torch.nn.Linear(2, 1), total_images=10)
+    network = torch.nn.Linear(2, 1)
+    network.initialized = torch.tensor(True)
+    module = MaximumLikelihood(network, total_images=10)
     module.images_seen = 4
-    module.trainer = SimpleNamespace(world_size=2, default_root_dir=tmp_path)  # type: ignore[assignment]
+    module.trainer = SimpleNamespace(  # type: ignore[assignment]
+        world_size=2, default_root_dir=tmp_path, precision="32-true"
+    )
     for others, agreed in ((4, True), (0, False)):
 
         def gather(found: list[int], mine: int, others: int = others) -> None:
@@ -618,10 +624,10 @@ def test_processes_that_resume_at_different_times_are_stopped(
 
         monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
         if agreed:
-            module.require_one_time()
+            module.on_fit_start()
             continue
         with pytest.raises(ValueError, match="different times, 0 to 4 images seen"):
-            module.require_one_time()
+            module.on_fit_start()
 
 
 @pytest.mark.slow
@@ -709,6 +715,17 @@ def test_an_overlay_does_not_drop_callbacks(
     assert kinds[0] == kinds[1]
     assert {"ImageProgress", "Samples", "Checkpoints", "RecoveryDuringTraining"} <= set(kinds[0])
     assert kinds[0].index("Checkpoints") < kinds[0].index("RecoveryDuringTraining")
+
+
+def test_a_cluster_waits_for_the_recoveries_of_others(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(cli: train.Train) -> None:
+        assert isinstance(cli.trainer.strategy, DDPStrategy)
+        assert cli.trainer.strategy._timeout == timedelta(hours=6)
+
+    overlay = ["--config=configs/cluster.yaml", "--trainer.devices=1"]
+    configured(monkeypatch, [*tiny[1:], *overlay], check)
 
 
 def test_the_deep_overlay_changes_depth_and_schedule_alone(
