@@ -21,7 +21,7 @@ from pytorch_lightning.accelerators import MPSAccelerator
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
@@ -251,7 +251,7 @@ def plugins_with(named: Any) -> list[Any]:
     plugins = [*named] if isinstance(named, list) else [] if named is None else [named]
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(WholeFiles())
-    if SLURMEnvironment.detect():
+    if SLURMEnvironment.detect() and not any(isinstance(p, ClusterEnvironment) for p in plugins):
         # a requeued job resumes from its own checkpoint: no further one, in the middle of a step
         plugins.append(SLURMEnvironment(auto_requeue=False))
     return plugins

@@ -17,7 +17,7 @@ import torch
 import wandb
 import yaml
 from PIL import Image
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 import train
@@ -309,6 +309,8 @@ def test_slurm_requeues_to_the_runs_own_checkpoint(
         assert isinstance(cli.trainer.strategy.checkpoint_io, WholeFiles)
 
     configured(monkeypatch, [*tiny[1:], "--trainer.devices=1"], check)
+    named = LightningEnvironment()  # a config's own choice stands
+    assert [type(plugin) for plugin in train.plugins_with(named)] == [type(named), WholeFiles]
 
 
 @pytest.mark.parametrize("asked", ["auto", "online"])
