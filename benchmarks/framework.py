@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import train
 from benchmarks.measure import Ratio, print_table
 from lightning_modules import Adversarial, MaximumLikelihood
+from training.cli import Train
 
 QUIET = ["--run.wandb=disabled", "--recovery.during.problems=[]", "--recovery.at_end.problems=[]"]
 DATA = ["--data=datamodules.faces.ProceduralFaces", "--data.training_images=2048"]
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
             command += ["--trainer.callbacks+=benchmarks.framework.TakeTurns"]
             command += [f"--trainer.callbacks.batches={options.batches}"]
             TURNS.clear()
-            train.Train(command)
+            Train(command)
         ours, plain, images = zip(*TURNS[LEFT_OUT:], strict=True)
         rates = [f"{images[0] / median(times):.1f}" for times in (plain, ours)]
         rows.append([name, images[0], *rates, Ratio.of(ours, plain), TARGET])

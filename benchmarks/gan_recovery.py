@@ -14,13 +14,13 @@ import torch
 
 from benchmarks.measure import print_table
 from datamodules.procedural import faces
-from lightning_modules import load_prior
 from networks.dcgan import Generator
+from priors import load_prior
+from priors.prior import GanPrior
 from recovery.csgm import Csgm
 from recovery.image_adaptive import ImageAdaptive
 from recovery.metrics import psnr
 from recovery.operators import GaussianSensing
-from recovery.priors import GanPrior
 
 METHODS = ("CSGM", "image-adaptive")
 

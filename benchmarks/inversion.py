@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import print_table
+from core.seeds import generator
 from datamodules.procedural import faces
-from lightning_modules import load_prior
-from recovery.priors import FlowPrior
-from recovery.seeds import generator
+from priors import load_prior
+from priors.prior import FlowPrior
 
 COUNT = 32
 LIMIT = 1e-4

@@ -9,7 +9,7 @@ import lightning_modules
 from datamodules.procedural import faces
 from datamodules.shards import ShardIndex, load_images
 from networks.glow import Glow
-from recovery.priors import FlowPrior
+from priors.prior import FlowPrior
 
 
 def load_prior(checkpoint: str | Path | None) -> FlowPrior:

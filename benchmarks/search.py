@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.networks import load_truth
+from priors.prior import FlowPrior
 from recovery.methods import residual_energy
 from recovery.metrics import psnr
 from recovery.operators import GaussianSensing
-from recovery.priors import FlowPrior
 
 
 @dataclass

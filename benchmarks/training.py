@@ -19,7 +19,7 @@ from benchmarks.measure import Ratio, alternate, print_table
 from benchmarks.plain_glow import plain_forward
 from datamodules.procedural import faces
 from networks.glow import Glow
-from recovery.priors import standard_normal_log_prob
+from priors.prior import standard_normal_log_prob
 
 NETWORK = {"image_size": 32, "steps": 8, "levels": 3, "last_level_steps": 8}
 CLIP_NORM = 50.0

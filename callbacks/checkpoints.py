@@ -1,18 +1,19 @@
 """Checkpoints that a crash cannot spoil."""
 
 import math
-import os
 import time
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import Tensor
+
+from callbacks.clocked import clocked, data_of
+from core.files import whole_file
+from priors.checkpoint import read_checkpoint
 
 
 class Checkpoints(Checkpoint):
@@ -39,7 +40,7 @@ class Checkpoints(Checkpoint):
         if not trainer.strategy.broadcast(has_best):  # rank 0's view of the disk, for all
             self.best = math.inf  # begun from another run's checkpoint
         # a run killed between its two files resumes from the best, and may have nothing left to do
-        behind = has_best and pl_module.images_seen > images_in_last(trainer)
+        behind = has_best and clocked(pl_module).images_seen > images_in_last(trainer)
         if trainer.strategy.broadcast(behind):
             self.save(trainer, "last")
 
@@ -58,7 +59,7 @@ class Checkpoints(Checkpoint):
             self.save(trainer, "last")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        monitor = self.monitor or f"bits_per_dim/{trainer.datamodule.validation_names[0]}"
+        monitor = self.monitor or f"bits_per_dim/{data_of(trainer).validation_names[0]}"
         value = trainer.callback_metrics.get(monitor)
         if value is not None and value < self.best:
             self.best = float(value)
@@ -99,14 +100,8 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        final = Path(path)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = final.with_suffix(".unfinished")
-        with unfinished.open("wb") as file:
+        with whole_file(Path(path)) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, final)
 
 
 def checkpoint_folder(run_directory: str | Path) -> Path:
@@ -116,7 +111,9 @@ def checkpoint_folder(run_directory: str | Path) -> Path:
 def images_in_last(trainer: pl.Trainer) -> int:
     """Images seen by the run's `last.ckpt`; 0 where there is none that can be read."""
     try:
-        seen = _load(checkpoint_folder(trainer.default_root_dir) / "last.ckpt")["images_seen"]
+        seen = read_checkpoint(checkpoint_folder(trainer.default_root_dir) / "last.ckpt")[
+            "images_seen"
+        ]
     except (FileNotFoundError, ValueError):
         return 0
     return int(seen)
@@ -133,7 +130,7 @@ def newest_checkpoint(run_directory: str | Path) -> Path | None:
         if not path.exists():
             continue
         try:
-            images_seen = _load(path)["images_seen"]
+            images_seen = read_checkpoint(path)["images_seen"]
         except ValueError as error:
             damaged.append(str(error))
             continue
@@ -143,23 +140,6 @@ def newest_checkpoint(run_directory: str | Path) -> Path | None:
         raise ValueError(
             f"{'; '.join(damaged)}. The run has no other: move the file away to begin anew"
         )
-    for error in damaged:
-        warnings.warn(f"{error}; it is left out", stacklevel=2)
+    for message in damaged:
+        warnings.warn(f"{message}; it is left out", stacklevel=2)
     return newest
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint of train.py. Raises ValueError for any other file."""
-    return dict(_load(path)["state_dict"])
-
-
-def _load(path: str | Path) -> dict[str, Any]:
-    try:
-        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        if not {"images_seen", "state_dict"} <= saved.keys():
-            raise KeyError("images_seen")
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, RuntimeError, KeyError, AttributeError, UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no checkpoint of train.py") from error
-    return dict(saved)

@@ -1,25 +1,13 @@
 """Progress in images: one bar for the whole of training, across epochs and resumes."""
 
-import sys
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
-
-def image_bar(title: str, total: int, **options: Any) -> "tqdm[None]":
-    """A bar that counts images: twice a second on a terminal, twice a minute in a log."""
-    interval = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(
-        total=total,
-        desc=title,
-        unit="image",
-        mininterval=interval,
-        miniters=0,
-        smoothing=0.05,
-        **options,
-    )
+from callbacks.clocked import clocked
+from core.progress import image_bar
 
 
 class ImageProgress(ProgressBar):
@@ -39,8 +27,8 @@ class ImageProgress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._bar = image_bar(
             "Training",
-            pl_module.total_images,
-            initial=min(pl_module.images_seen, pl_module.total_images),
+            clocked(pl_module).total_images,
+            initial=min(clocked(pl_module).images_seen, clocked(pl_module).total_images),
             disable=not self._enabled,
         )
 
@@ -53,7 +41,9 @@ class ImageProgress(ProgressBar):
         batch_idx: int,
     ) -> None:
         assert self._bar is not None
-        self._bar.update(min(pl_module.images_seen, pl_module.total_images) - self._bar.n)
+        self._bar.update(
+            min(clocked(pl_module).images_seen, clocked(pl_module).total_images) - self._bar.n
+        )
         if batch_idx % 20 == 0:  # reading a metric waits for the device
             self._bar.set_postfix(
                 {

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -10,10 +11,13 @@ from torch import Tensor, nn
 from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
 from torchmetrics.image.fid import NoTrainInceptionV3
 
+from callbacks.clocked import clocked, data_of
+
 WEIGHTS_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth"
 )
+
 KID_SUBSET = 1000  # images compared at once, at most: KID's kernel matrices grow with its square
 
 
@@ -66,20 +70,20 @@ class SampleQuality(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.inception is None or not trainer.is_global_zero:
             return
-        epoch, step = trainer.datamodule.position(pl_module.images_seen)
-        finished = pl_module.images_seen >= pl_module.total_images
+        epoch, step = data_of(trainer).position(clocked(pl_module).images_seen)
+        finished = clocked(pl_module).images_seen >= clocked(pl_module).total_images
         if not (finished or (step == 0 and epoch % self.every_n_epochs == 0)):
             return
         if self._real is None:
-            self._real = self.features(self.held_out_images(trainer), pl_module.device)
-        samples = (255 * pl_module.samples(self.images)).round().to(torch.uint8)
-        metrics = distances(self._real, self.features(samples, pl_module.device))
+            self._real = self.features(self.held_out_images(trainer), clocked(pl_module).device)
+        samples = (255 * clocked(pl_module).samples(self.images)).round().to(torch.uint8)
+        metrics = distances(self._real, self.features(samples, clocked(pl_module).device))
         for logger in trainer.loggers:
-            logger.log_metrics({**metrics, "images_seen": float(pl_module.images_seen)})
+            logger.log_metrics({**metrics, "images_seen": float(clocked(pl_module).images_seen)})
 
     def held_out_images(self, trainer: pl.Trainer) -> Tensor:
         """The images compared with, uint8 (at most `images`, C, H, W)."""
-        for held_out in trainer.datamodule.held_out.values():
+        for held_out in data_of(trainer).held_out.values():
             if held_out.distribution == "in":
                 return held_out.images[: self.images]
         return torch.empty(0, dtype=torch.uint8)
@@ -102,7 +106,7 @@ def distances(real: Tensor, fake: Tensor) -> dict[str, float]:
     """
     subset = min(KID_SUBSET, len(real), len(fake))
     subsets = 1 if subset == len(real) == len(fake) else 100
-    as_they_are = nn.Identity()
+    as_they_are: Any = nn.Identity()
     as_they_are.num_features = real.shape[1]
     fid = FrechetInceptionDistance(as_they_are, sync_on_compute=False).to(real.device)
     kid = KernelInceptionDistance(

@@ -15,14 +15,18 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
-from callbacks.progress import image_bar
-from recovery.deepinv import Deepinv, Reconstructor
+from callbacks.clocked import Clocked, clocked, data_of
+from core.progress import image_bar
+from datamodules.image_set import ImageSet
+from priors.prior import Prior
+from recovery.deepinv import Reconstructor
 from recovery.methods import MethodFactory, PriorFree
 from recovery.operators import ImageShape
-from recovery.priors import Prior
-from recovery.report import scalars
-from recovery.rows import KEY, ConfigTexts, Row, RowFile, describe, read_rows
-from recovery.trial import ImageSet, Job, Problem, Trial, run_trials
+from recovery.physics import Deepinv
+from results.identity import ConfigTexts, describe
+from results.means import scalars
+from results.rows import KEY, Row, RowFile, read_rows
+from results.trial import Job, Problem, Trial, run_trials
 
 
 @dataclass(frozen=True)
@@ -129,34 +133,32 @@ class RecoveryDuringTraining(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._last_end = time.perf_counter()
-        if pl_module.images_seen > 0:  # resumed: finish the recovery that was due, if any
-            self.recover_if_due(trainer, pl_module, self._due)
+        if clocked(pl_module).images_seen > 0:  # resumed: finish the recovery that was due, if any
+            self.recover_if_due(trainer, clocked(pl_module), self._due)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.recover_if_due(trainer, pl_module)
+        self.recover_if_due(trainer, clocked(pl_module))
 
-    def recover_if_due(
-        self, trainer: pl.Trainer, module: pl.LightningModule, due: int | None = None
-    ) -> None:
+    def recover_if_due(self, trainer: pl.Trainer, module: Clocked, due: int | None = None) -> None:
         """Recover if training has ended, or epoch `due`, by default one that ends here."""
         if due is None:
             due = self.epoch_due(trainer, module)
         if module.images_seen >= module.total_images:
-            epoch, _ = trainer.datamodule.position(module.images_seen)
+            epoch, _ = data_of(trainer).position(module.images_seen)
             self.recover(trainer, module, self.at_end, epoch)
         elif due is not None:
             self.recover(trainer, module, self.during, due)
 
-    def epoch_due(self, trainer: pl.Trainer, module: pl.LightningModule) -> int | None:
+    def epoch_due(self, trainer: pl.Trainer, module: Clocked) -> int | None:
         """The epoch that has just ended, if recovery follows it."""
-        epoch, step = trainer.datamodule.position(module.images_seen)
+        epoch, step = data_of(trainer).position(module.images_seen)
         return epoch if step == 0 and epoch % self.every_n_epochs == 0 else None
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         # resumed on another number of devices, epochs are cut elsewhere
-        checkpoint["recovery_due"] = self.epoch_due(trainer, pl_module)
+        checkpoint["recovery_due"] = self.epoch_due(trainer, clocked(pl_module))
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -165,9 +167,7 @@ class RecoveryDuringTraining(Checkpoint):
 
     # --- what ----------------------------------------------------------------------------------
 
-    def recover(
-        self, trainer: pl.Trainer, module: pl.LightningModule, plan: Plan, epoch: int
-    ) -> None:
+    def recover(self, trainer: pl.Trainer, module: Clocked, plan: Plan, epoch: int) -> None:
         """Recover this rank's share of every held-out set, then log the means over all ranks."""
         if not plan.problems:
             return
@@ -176,11 +176,11 @@ class RecoveryDuringTraining(Checkpoint):
         file = RowFile(folder / (f"rows-rank{rank}.csv" if rank else "rows.csv"))
         texts = ConfigTexts(folder / (f"configs-rank{rank}.jsonl" if rank else "configs.jsonl"))
         earlier = read_rows(folder, every=True)  # of an interrupted recovery, by whichever rank
-        prior: Prior = module.prior()
+        prior = module.prior()
         run = Row(folder.name, prior.name, module.images_seen, epoch, seed=self.seed)
         sets = [
-            ImageSet(name, held.distribution, held.images[: plan.images], held.names[: plan.images])
-            for name, held in trainer.datamodule.held_out.items()
+            held.subset(range(min(plan.images, len(held))))
+            for held in data_of(trainer).held_out.values()
         ]
         sets = [s.subset(range(rank, len(s.images), trainer.world_size)) for s in sets]
         methods = self._planned(plan)
@@ -312,8 +312,8 @@ class RecoveryDuringTraining(Checkpoint):
 
     def is_watched(self, rows: pd.DataFrame, trainer: pl.Trainer) -> pd.Series:
         """Which rows are of images recovered every time: only they make comparable curves."""
-        held_out = trainer.datamodule.held_out
-        watched = {name: set(held_out[name].names[: self.during.images]) for name in held_out}
+        held_out = data_of(trainer).held_out
+        watched = {name: set(held_out[name].image_names[: self.during.images]) for name in held_out}
         pairs = zip(rows["dataset"], rows["image"], strict=True)
         return pd.Series([image in watched[dataset] for dataset, image in pairs], rows.index)
 

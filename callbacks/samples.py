@@ -7,6 +7,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 from torchvision.utils import make_grid, save_image
 
+from callbacks.clocked import clocked
+
 
 class Samples(Callback):
     """Writes `samples/<images_seen>.png` in the run directory and logs it.
@@ -23,12 +25,14 @@ class Samples(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        samples = pl_module.samples(self.count).cpu()
+        samples = clocked(pl_module).samples(self.count).cpu()
         grid = make_grid(samples, nrow=max(1, round(self.count**0.5)), padding=1, pad_value=1.0)
-        path = Path(trainer.default_root_dir) / "samples" / f"{pl_module.images_seen:09d}.png"
+        path = (
+            Path(trainer.default_root_dir) / "samples" / f"{clocked(pl_module).images_seen:09d}.png"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image(grid, path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_metrics({"images_seen": float(pl_module.images_seen)})
+                logger.log_metrics({"images_seen": float(clocked(pl_module).images_seen)})
                 logger.log_image("samples", [grid])

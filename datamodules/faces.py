@@ -1,9 +1,8 @@
 """Face data modules: training images as a stream, held-out images in memory."""
 
-import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -11,19 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules import procedural
+from datamodules.held_out import DRAWN_FACES, drawn_faces, prepared_set
+from datamodules.image_set import Distribution, ImageSet
 from datamodules.shards import DataError, ShardIndex, decode, load_images, read_shard
 from datamodules.stream import ImageShards, StreamLoader, TrainingStream
-
-DATA_ROOT_VARIABLE = "INVERTIBLE_PRIORS_DATA"
-HELD_OUT_FACES: dict[str, Literal["in", "out"]] = {"faces-val": "in", "faces-ood": "out"}
-
-
-class HeldOut(NamedTuple):
-    """Named images that training never sees, in or out of its distribution."""
-
-    images: Tensor  # uint8 (N, C, H, W)
-    names: list[str]
-    distribution: Literal["in", "out"]
 
 
 class FaceDataModule(pl.LightningDataModule):
@@ -42,7 +32,7 @@ class FaceDataModule(pl.LightningDataModule):
     """
 
     train_images: ImageShards
-    held_out: dict[str, HeldOut]
+    held_out: dict[str, ImageSet]
 
     def __init__(
         self,
@@ -127,12 +117,12 @@ class FaceDataModule(pl.LightningDataModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         loaders = []
         for name, held_out in self.held_out.items():
-            if len(held_out.names) < world_size:
+            if len(held_out) < world_size:
                 raise ValueError(
-                    f"held-out set {name!r} has {len(held_out.names)} images for {world_size} "
+                    f"held-out set {name!r} has {len(held_out)} images for {world_size} "
                     "processes: use a larger set or fewer devices"
                 )
-            share = Subset(_Indexed(held_out.images), range(rank, len(held_out.names), world_size))
+            share = Subset(_Indexed(held_out.images), range(rank, len(held_out), world_size))
             loaders.append(DataLoader(share, batch_size=self.validation_batch_size))
         return loaders
 
@@ -182,26 +172,16 @@ class ShardedFaces(FaceDataModule):
 
     def index(self, name: str) -> ShardIndex:
         """The prepared set's index, checked against the files on disk."""
-        root = self.root or os.environ.get(DATA_ROOT_VARIABLE)
-        if not root:
-            raise ValueError(
-                f"where are the prepared faces? Set data.root or the environment variable "
-                f"{DATA_ROOT_VARIABLE} to the folder that holds {self.image_size}px/{name} "
-                "(docs/data.md says how to prepare it)"
-            )
-        return ShardIndex.load(Path(root) / f"{self.image_size}px" / name, self.image_size)
+        return prepared_set("data.root", self.root, name, self.image_size)
 
     def load(self) -> None:
         self.train_images = PreparedShards(self.index(self.train))
-        held_out = {}
-        for distribution, names in (
-            ("in", self.in_distribution),
-            ("out", self.out_of_distribution),
-        ):
-            for name in names:
-                images, image_names = load_images(self.index(name))
-                held_out[name] = HeldOut(images, image_names, distribution)  # type: ignore[arg-type]
-        self.held_out = held_out
+        sides: dict[str, Distribution] = dict.fromkeys(self.in_distribution, "in")
+        sides |= dict.fromkeys(self.out_of_distribution, "out")
+        self.held_out = {
+            name: ImageSet(name, side, *load_images(self.index(name)))
+            for name, side in sides.items()
+        }
 
 
 class ProceduralFaces(FaceDataModule):
@@ -246,18 +226,8 @@ class ProceduralFaces(FaceDataModule):
         )
         self.train_images = ImagesInMemory(faces)
         self.held_out = {
-            name: held_out_faces(name, self.image_size, self.held_out_images)
-            for name in HELD_OUT_FACES
+            name: drawn_faces(name, self.image_size, self.held_out_images) for name in DRAWN_FACES
         }
-
-
-def held_out_faces(name: str, image_size: int, count: int) -> HeldOut:
-    """Drawn faces of `HELD_OUT_FACES`, the same in every run."""
-    distribution = HELD_OUT_FACES[name]
-    first = 1_000_000  # training never draws as many
-    indices = range(first, first + count)
-    images = procedural.faces(indices, distribution=distribution, seed=0, image_size=image_size)
-    return HeldOut(images, [f"face-{index:04d}" for index in range(count)], distribution)
 
 
 class NamedPNG(NamedTuple):

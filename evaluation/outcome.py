@@ -20,9 +20,10 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.utils import make_grid, save_image
 
 from evaluation.plan import Trials
-from recovery.page import Section
-from recovery.report import GROUP, image_means, per_image
-from recovery.rows import KEY, describe
+from report.page import Section
+from results.identity import describe
+from results.means import GROUP, image_means, per_image
+from results.rows import KEY
 from studies.study import Given, Study, Tables
 
 Mode = Literal["online", "offline", "disabled"]  # of W&B

@@ -7,12 +7,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recovery.deepinv import Deepinv, Reconstructor
+from datamodules.image_set import ImageSet
+from priors.prior import Prior
+from recovery.deepinv import Reconstructor
 from recovery.methods import MethodFactory, PriorFree
 from recovery.operators import ImageShape, Operator
-from recovery.priors import Prior
-from recovery.rows import KEY, ConfigTexts, Row
-from recovery.trial import ImageSet, Job, Problem
+from recovery.physics import Deepinv
+from results.identity import ConfigTexts
+from results.rows import KEY, Row
+from results.trial import Job, Problem
 
 
 @dataclass(frozen=True)

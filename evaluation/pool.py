@@ -18,8 +18,9 @@ from torchvision.utils import save_image
 from evaluation.plan import Bench, Task
 from recovery.methods import Progress
 from recovery.operators import Operator
-from recovery.rows import ConfigTexts, RowFile
-from recovery.trial import Trial, run_trials
+from results.identity import ConfigTexts
+from results.rows import RowFile
+from results.trial import Trial, run_trials
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One module per way of training a prior."""
 
 from lightning_modules.adversarial import Adversarial
-from lightning_modules.load import load_prior
 from lightning_modules.maximum_likelihood import MaximumLikelihood
+from priors.load import load_prior
 
 __all__ = ["Adversarial", "MaximumLikelihood", "load_prior"]

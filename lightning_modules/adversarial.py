@@ -1,60 +1,20 @@
 """Training a generator against a discriminator: DCGAN, and progressive growing."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from core.seeds import normal, seed_from, uniform
 from lightning_modules import losses
-from lightning_modules.average import move_average
 from lightning_modules.clock import ClockedModule
-from networks.pggan import fade
-from recovery.priors import GanPrior, decode_in_parts, fingerprint
-from recovery.seeds import normal, seed_from, uniform
+from networks.pggan import Growth, fade
+from priors.prior import GanPrior, gan_prior, generator_of_prior
 
-CALIBRATION_LATENTS = 512  # that set BatchNorm's statistics
 COLLAPSED = 1e-3  # deviation over a minibatch, in images from -1 to 1, below which all are alike
-
-
-@dataclass(frozen=True)
-class Growth:
-    """Progressive growing by images seen (Karras et al. 2018): 4px, fade to 8px, 8px, fade, ...
-
-    Args:
-        stabilise_images: length of training at a size before the next one fades in.
-        fade_images: over which it does.
-        minibatch: images per device and step by size in pixels; sizes that are not named take the
-            loader's whole batch.
-
-    Raises:
-        ValueError: a length or a minibatch is not positive.
-    """
-
-    stabilise_images: int = 600_000
-    fade_images: int = 600_000
-    minibatch: dict[int, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, count in (
-            ("stabilise_images", self.stabilise_images),
-            ("fade_images", self.fade_images),
-            *((f"minibatch[{size}]", count) for size, count in self.minibatch.items()),
-        ):
-            if count < 1:
-                raise ValueError(f"model.growth.{name} must be at least 1 image, got {count}")
-
-    def at(self, images_seen: int, final_stage: int) -> tuple[int, float]:
-        """(stage, blend): 4 << stage pixels, blended in so far."""
-        stage, within = divmod(images_seen, self.stabilise_images + self.fade_images)
-        if stage >= final_stage:
-            return final_stage, 1.0
-        faded = within - self.stabilise_images
-        return (stage, 1.0) if faded < 0 else (stage + 1, faded / self.fade_images)
 
 
 class MicroBatch(NamedTuple):
@@ -114,7 +74,7 @@ class Adversarial(ClockedModule):
         ema_half_life: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(total_images)
+        super().__init__(generator, total_images, ema_half_life, sample_temperature=1.0, seed=seed)
         if generator.image_shape != discriminator.image_shape:
             raise ValueError(
                 f"model.generator makes images {generator.image_shape} and model.discriminator "
@@ -128,14 +88,9 @@ class Adversarial(ClockedModule):
             )
         if accumulate < 1:
             raise ValueError(f"model.accumulate must be at least 1, got {accumulate}")
-        if ema_half_life is not None and ema_half_life < 1:
-            raise ValueError(f"model.ema_half_life must be at least 1 image, got {ema_half_life}")
         self.automatic_optimization = False
-        self.generator = generator
+        self.generator: Any = generator  # whose stage, size and latents nn.Module does not know
         self.discriminator = discriminator
-        self.average = None
-        if ema_half_life is not None:
-            self.average = copy.deepcopy(generator).requires_grad_(False)
         self.loss = loss
         self.growth = growth
         self.learning_rate = learning_rate
@@ -146,44 +101,17 @@ class Adversarial(ClockedModule):
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.instance_noise = instance_noise
-        self.ema_half_life = ema_half_life
-        self.seed = seed
         self.optimised_stage = 0  # the optimisers' state belongs to it
 
     # --- what others use -------------------------------------------------------------------
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.generator.image_shape
-
-    @property
-    def averaged(self) -> nn.Module:
-        """The generator to evaluate: the moving average where there is one."""
-        return self.generator if self.average is None else self.average
-
-    def prior_network(self) -> nn.Module:
-        """A copy of the generator to evaluate.
-
-        While it grows, its images are those of the present stage, enlarged. BatchNorm's statistics
-        are those of fixed latents: running ones lag behind the weights and differ between ranks.
-        """
-        network = copy.deepcopy(self.averaged)
-        seeds = [seed_from("calibrate", index) for index in range(CALIBRATION_LATENTS)]
-        calibrate(network, normal(seeds, (network.latent_dim,)).to(self.device))
-        if self.growth is not None:
-            network = network.at(*self.stage)
-        return network
+    def trained(self) -> nn.Module:
+        return self.generator
 
     def prior(self) -> GanPrior:
         """A frozen float32 snapshot of the prior, on the module's device."""
-        return gan_prior(self.prior_network(), self.images_seen)
-
-    @torch.no_grad()
-    def samples(self, count: int) -> Tensor:
-        """(count, C, H, W) in [0, 1] from the same latents at every call."""
-        seeds = [seed_from("samples", self.seed, index) for index in range(count)]
-        prior = self.prior()
-        return decode_in_parts(prior, normal(seeds, (prior.latent_dim,)).to(self.device))
+        return gan_prior(generator_of_prior(self.averaged, self.stage), self.images_seen)
 
     # --- growth --------------------------------------------------------------------------------
 
@@ -211,7 +139,7 @@ class Adversarial(ClockedModule):
     def reset_optimizers_if_grown(self) -> None:
         """At a new size Adam starts afresh, as Karras' does."""
         if self.stage and self.stage[0] != self.optimised_stage:
-            for optimizer in self.optimizers():
+            for optimizer in self.adams:
                 optimizer.state.clear()
             self.optimised_stage = self.stage[0]
 
@@ -316,7 +244,7 @@ class Adversarial(ClockedModule):
         """Whether Lightning sends this batch's metrics on: taking them takes a tenth of a small
         network's step."""
         batches = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        every = self.trainer.log_every_n_steps
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and batches % every == 0
 
     def generate(self, z: Tensor) -> Tensor:
@@ -335,16 +263,21 @@ class Adversarial(ClockedModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [torch.optim.Adam(n.parameters()) for n in (self.generator, self.discriminator)]
 
+    @property
+    def adams(self) -> list[LightningOptimizer]:
+        """The generator's and the discriminator's."""
+        return cast(list[LightningOptimizer], self.optimizers())
+
     def on_train_start(self) -> None:
         super().on_train_start()
         rates = self.learning_rate, self.discriminator_learning_rate
-        for optimizer, rate in zip(self.optimizers(), rates, strict=True):
+        for optimizer, rate in zip(self.adams, rates, strict=True):
             for group in optimizer.param_groups:  # a resumed run's would be the checkpoint's
                 group["lr"], group["betas"] = rate, self.betas
 
     def apply_gradients(self, which: int) -> Tensor:
         """Average over ranks, check, clip and step; returns the gradient's norm before clipping."""
-        optimizer = self.optimizers()[which]
+        optimizer = self.adams[which]
         parameters = list((self.generator, self.discriminator)[which].parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
         self.average_over_ranks(gradients)
@@ -379,11 +312,6 @@ class Adversarial(ClockedModule):
                 "model.discriminator_learning_rate or raise model.instance_noise, and start anew "
                 "with another run.name, or run the same command to try on from the checkpoint."
             )
-
-    def update_average(self) -> None:
-        if self.average is not None and self.ema_half_life is not None:
-            images = self.images_since_average()
-            move_average(self.average, self.generator, images, self.images_seen, self.ema_half_life)
 
     def take_weights(self, network: nn.Module) -> None:
         raise ValueError(
@@ -426,13 +354,6 @@ class Adversarial(ClockedModule):
         self.optimised_stage = checkpoint["optimised_stage"]
 
 
-def gan_prior(network: nn.Module, images_seen: int) -> GanPrior:
-    """The prior of a generator that has been trained on so many images; freezes it."""
-    name = type(network).__module__.rsplit(".", 1)[-1].replace("_", "-")
-    weights = fingerprint(network.state_dict())
-    return GanPrior(network.requires_grad_(False).eval(), name, weights, images_seen)
-
-
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Gradients pass through the network and leave none in it."""
@@ -441,16 +362,3 @@ def frozen(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.requires_grad_(True)
-
-
-@torch.no_grad()
-def calibrate(generator: nn.Module, latents: Tensor) -> None:
-    """Set BatchNorm's statistics to those of images generated from latents (N, latent_dim)."""
-    norms = [module for module in generator.modules() if isinstance(module, _BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over the batches to come
-    if norms:
-        generator.train()
-        for part in latents.split(64):
-            generator(part)

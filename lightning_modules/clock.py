@@ -1,13 +1,15 @@
 """What every way of training shares: the clock of training, and stopping and resuming by it."""
 
-from collections.abc import Mapping
+import copy
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from recovery.priors import Prior
+from core.seeds import normal, seed_from
+from lightning_modules.average import move_average
+from priors.prior import FlowPrior, GanPrior, decode_in_parts
 
 
 class ClockedModule(pl.LightningModule):
@@ -17,34 +19,73 @@ class ClockedModule(pl.LightningModule):
     resume Lightning's own loop counters are left out: they count batches, whose size may change.
 
     Args:
+        trained: the network whose prior it hands out.
         total_images: training stops once this many images have been seen.
+        ema_half_life: images after which an old weight of that network counts half in the moving
+            average that evaluation, samples and the prior use; None to use the weights themselves.
+        sample_temperature: standard deviation of the latents of samples.
+        seed: of what is random in training.
     """
 
-    def __init__(self, total_images: int) -> None:
+    def __init__(
+        self,
+        trained: nn.Module,
+        total_images: int,
+        ema_half_life: int | None,
+        sample_temperature: float,
+        seed: int,
+    ) -> None:
         super().__init__()
         if total_images < 1:
             raise ValueError(f"model.total_images must be at least 1, got {total_images}")
+        if ema_half_life is not None and ema_half_life < 1:
+            raise ValueError(f"model.ema_half_life must be at least 1 image, got {ema_half_life}")
         self.total_images = total_images
+        self.average = None
+        if ema_half_life is not None:
+            self.average = copy.deepcopy(trained).requires_grad_(False)
+        self.ema_half_life = ema_half_life
+        self.sample_temperature = sample_temperature
+        self.seed = seed
         self.images_seen = 0
         self.begun_from: str | None = None  # the prior whose weights training began from
         self._averaged_at = 0  # images_seen when the moving average was last moved
 
+    # --- the prior -------------------------------------------------------------------------
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network whose prior it hands out, as training changes it."""
+        raise NotImplementedError
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The network to evaluate: the moving average where there is one."""
+        return self.trained if self.average is None else self.average
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images it trains on."""
-        raise NotImplementedError
+        return self.trained.image_shape  # type: ignore[return-value]
 
-    def prior_network(self) -> nn.Module:
-        """The network whose prior it hands out: the moving average where there is one."""
-        raise NotImplementedError
-
-    def prior(self) -> Prior:
+    def prior(self) -> FlowPrior | GanPrior:
         """A frozen float32 snapshot of the prior, on the module's device."""
         raise NotImplementedError
 
+    @torch.no_grad()
     def samples(self, count: int) -> Tensor:
         """(count, C, H, W) in [0, 1] from the same latents at every call."""
-        raise NotImplementedError
+        seeds = [seed_from("samples", self.seed, index) for index in range(count)]
+        prior = self.prior()
+        latents = self.sample_temperature * normal(seeds, (prior.latent_dim,))
+        return decode_in_parts(prior, latents.to(self.device))
+
+    def update_average(self) -> None:
+        """Move the average by the images seen since it was last moved."""
+        if self.average is None or self.ema_half_life is None:
+            return
+        images, self._averaged_at = self.images_seen - self._averaged_at, self.images_seen
+        move_average(self.average, self.trained, images, self.images_seen, self.ema_half_life)
 
     def take_weights(self, network: nn.Module) -> None:
         """Begin training from a prior's network, on the CPU.
@@ -52,6 +93,8 @@ class ClockedModule(pl.LightningModule):
         Raises ValueError: its weights do not make this module's network the same function.
         """
         raise ValueError(f"{type(self).__name__} cannot begin from a prior's weights alone")
+
+    # --- the clock -------------------------------------------------------------------------
 
     def clock_positions(self, batch_size: int) -> range:
         """For each image of this rank's micro-batch, how many images came before it."""
@@ -62,11 +105,6 @@ class ClockedModule(pl.LightningModule):
         """Count a micro-batch of `batch_size` images on every rank."""
         self.images_seen += batch_size * self.trainer.world_size
         self.log("images_seen", float(self.images_seen))
-
-    def images_since_average(self) -> int:
-        """Images since this was last asked: by how much to move the moving average."""
-        images, self._averaged_at = self.images_seen - self._averaged_at, self.images_seen
-        return images
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop when due, after a whole optimiser step: none of the images counted is lost."""
@@ -128,32 +166,6 @@ class ClockedModule(pl.LightningModule):
         self.begun_from = checkpoint.get("begun_from")
         self._averaged_at = self.images_seen  # checkpoints are written after whole steps
         checkpoint["loops"] = None
-
-
-def require_same_architecture(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    """Raise ValueError naming the first parameter that is missing, extra or of another shape."""
-    difference = first_difference(ours, theirs)
-    if difference is not None:
-        name, here, there = difference
-        raise ValueError(
-            f"The weights are of another architecture: {name} is {there} in them and {here} in "
-            "this config. Use the config they were trained with."
-        )
-
-
-def first_difference(
-    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
-) -> tuple[str, tuple[int, ...] | str, tuple[int, ...] | str] | None:
-    """(name, our shape, their shape) of the first tensor whose shapes differ, or None.
-
-    The shape of a tensor that one side lacks is "absent".
-    """
-    for name in [*ours, *theirs]:
-        here = tuple(ours[name].shape) if name in ours else "absent"
-        there = tuple(theirs[name].shape) if name in theirs else "absent"
-        if here != there:
-            return name, here, there
-    return None
 
 
 def warmup_then_decay(

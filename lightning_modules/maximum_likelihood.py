@@ -1,20 +1,15 @@
 """Training a flow by maximum likelihood on dequantised images."""
 
-import copy
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.average import move_average
-from lightning_modules.clock import (
-    ClockedModule,
-    require_same_architecture,
-    warmup_then_decay,
-)
-from recovery.priors import FlowPrior, decode_in_parts, fingerprint, standard_normal_log_prob
-from recovery.seeds import normal, seed_from, uniform
+from core.seeds import normal, seed_from, uniform
+from lightning_modules.clock import ClockedModule, warmup_then_decay
+from priors.prior import FlowPrior, flow_prior, standard_normal_log_prob
+from priors.weights import require_same_architecture
 
 
 class MaximumLikelihood(ClockedModule):
@@ -53,21 +48,16 @@ class MaximumLikelihood(ClockedModule):
         sample_temperature: float = 0.7,
         seed: int = 0,
     ) -> None:
-        super().__init__(total_images)
+        super().__init__(network, total_images, ema_half_life, sample_temperature, seed)
         if not 1 <= bits <= 8:
             raise ValueError(f"model.bits must be in 1..8, got {bits}")
         if not 0 <= decay_fraction <= 1:
             raise ValueError(f"model.decay_fraction must be in [0, 1], got {decay_fraction}")
-        for name, count in (
-            ("ema_half_life", ema_half_life),
-            ("initialization_images", initialization_images),
-        ):
-            if count is not None and count < 1:
-                raise ValueError(f"model.{name} must be at least 1 image, got {count}")
+        if initialization_images < 1:
+            raise ValueError(
+                f"model.initialization_images must be at least 1 image, got {initialization_images}"
+            )
         self.network = network
-        self.average = None
-        if ema_half_life is not None:
-            self.average = copy.deepcopy(network).requires_grad_(False)
         self.bits = bits
         self.learning_rate = learning_rate
         self.betas = betas
@@ -75,36 +65,17 @@ class MaximumLikelihood(ClockedModule):
         self.decay_fraction = decay_fraction
         self.clip_value = clip_value
         self.clip_norm = clip_norm
-        self.ema_half_life = ema_half_life
         self.initialization_images = initialization_images
-        self.sample_temperature = sample_temperature
-        self.seed = seed
 
     # --- what others use -------------------------------------------------------------------
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.network.image_shape
-
-    @property
-    def averaged(self) -> nn.Module:
-        """The network to evaluate: the moving average where there is one."""
-        return self.network if self.average is None else self.average
-
-    def prior_network(self) -> nn.Module:
-        return self.averaged
+    def trained(self) -> nn.Module:
+        return self.network
 
     def prior(self) -> FlowPrior:
         """A frozen float32 snapshot of the prior, on the module's device."""
         return flow_prior(self.averaged, self.images_seen)
-
-    @torch.no_grad()
-    def samples(self, count: int) -> Tensor:
-        """(count, C, H, W) in [0, 1] from the same latents at every call."""
-        seeds = [seed_from("samples", self.seed, index) for index in range(count)]
-        prior = self.prior()
-        latents = self.sample_temperature * normal(seeds, (prior.latent_dim,))
-        return decode_in_parts(prior, latents.to(self.device))
 
     @torch.no_grad()
     def take_weights(self, network: nn.Module) -> None:
@@ -193,22 +164,20 @@ class MaximumLikelihood(ClockedModule):
         for group in optimizer.param_groups:
             group["lr"], group["betas"] = rate, self.betas
         parameters = list(self.network.parameters())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         self.require_finite(norm)  # before clipping, which would make infinity finite
+        clipped = norm
         if self.clip_value is not None:
             torch.nn.utils.clip_grad_value_(parameters, self.clip_value)
+            clipped = torch.nn.utils.get_total_norm(gradients)
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, clipped)
         self.log_dict({"train/learning_rate": rate, "train/gradient_norm": norm})
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.update_average()
-
-    def update_average(self) -> None:
-        if self.average is not None and self.ema_half_life is not None:
-            images = self.images_since_average()
-            move_average(self.average, self.network, images, self.images_seen, self.ema_half_life)
 
 
 def require_same_flow(ours: nn.Module, theirs: nn.Module) -> None:
@@ -221,10 +190,3 @@ def require_same_flow(ours: nn.Module, theirs: nn.Module) -> None:
                 "The weights make another flow in this config than where they were trained: use "
                 "the same model.network (its stability, too)."
             )
-
-
-def flow_prior(network: nn.Module, images_seen: int) -> FlowPrior:
-    """A frozen snapshot of a flow that has been trained on so many images."""
-    name = type(network).__name__.lower()
-    frozen = network.frozen()  # type: ignore[operator]
-    return FlowPrior(frozen, name, fingerprint(network.state_dict()), images_seen)

@@ -10,6 +10,7 @@ The paper's 13,625,904 are these, 13 scales declared as parameters, and the late
 """
 
 import math
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -234,3 +235,39 @@ def append_deviation(x: Tensor) -> Tensor:
     deviation = (groups.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
     deviation = deviation.repeat(groups.shape[0])[:, None, None, None]
     return torch.cat([x, deviation.expand(batch, 1, height, width)], dim=1)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Progressive growing by images seen (Karras et al. 2018): 4px, fade to 8px, 8px, fade, ...
+
+    Args:
+        stabilise_images: length of training at a size before the next one fades in.
+        fade_images: over which it does.
+        minibatch: images per device and step by size in pixels; sizes that are not named take the
+            loader's whole batch.
+
+    Raises:
+        ValueError: a length or a minibatch is not positive.
+    """
+
+    stabilise_images: int = 600_000
+    fade_images: int = 600_000
+    minibatch: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, count in (
+            ("stabilise_images", self.stabilise_images),
+            ("fade_images", self.fade_images),
+            *((f"minibatch[{size}]", count) for size, count in self.minibatch.items()),
+        ):
+            if count < 1:
+                raise ValueError(f"growth: {name} must be at least 1 image, got {count}")
+
+    def at(self, images_seen: int, final_stage: int) -> tuple[int, float]:
+        """(stage, blend): 4 << stage pixels, blended in so far."""
+        stage, within = divmod(images_seen, self.stabilise_images + self.fade_images)
+        if stage >= final_stage:
+            return final_stage, 1.0
+        faded = within - self.stabilise_images
+        return (stage, 1.0) if faded < 0 else (stage + 1, faded / self.fade_images)

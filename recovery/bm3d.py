@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recovery.deepinv import require_deepinv
 from recovery.methods import PriorFree, Progress, Recovery, Status, residual_norm
 from recovery.operators import Operator
+from recovery.physics import require_deepinv
 
 # An orthonormal basis of colours: brightness, by which patches are matched, and two opponents.
 # Orthonormal, so that white noise stays white and of the same sigma.
@@ -54,15 +54,9 @@ class BM3D(PriorFree):
             )
 
     @torch.no_grad()
-    def recover(
-        self,
-        y: Tensor,
-        operator: Operator,
-        *,
-        seeds: Sequence[int] | None = None,
-        progress: Progress | None = None,
+    def _recover(
+        self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
-        """Images from noisy images y (B, C, H, W), one after another. See `Method.recover`."""
         self.check(operator)
         from deepinv.models import BM3D as DeepinvBM3D  # noqa: N811
 

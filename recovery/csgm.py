@@ -5,19 +5,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from core.seeds import seed_from
+from priors.prior import Prior
 from recovery.descent import descend
 from recovery.methods import (
     PriorBased,
     Progress,
     Recovery,
     Status,
-    concatenate,
     residual_energy,
     residual_norm,
 )
 from recovery.operators import Operator
-from recovery.priors import Prior
-from recovery.seeds import seed_from
 
 SETTLED = 1e-3  # relative fall of the objective over the last tenth of the steps
 
@@ -51,6 +50,8 @@ class Csgm(PriorBased):
         ValueError: naming the option.
     """
 
+    batch_size: int
+
     def __init__(
         self,
         prior: Prior,
@@ -82,23 +83,14 @@ class Csgm(PriorBased):
         self.seed = seed
         self.batch_size = batch_size
 
-    def recover(
-        self,
-        y: Tensor,
-        operator: Operator,
-        *,
-        seeds: Sequence[int] | None = None,
-        progress: Progress | None = None,
+    @property
+    def images_at_once(self) -> int:
+        return max(1, self.batch_size // self.restarts)
+
+    def _recover(
+        self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
-        """Images from measurements y (B, ...) on the prior's device. See `Method.recover`."""
-        seeds = range(len(y)) if seeds is None else seeds
-        images = max(1, self.batch_size // self.restarts)
-        parts = []
-        for first in range(0, len(y), images):
-            part = slice(first, first + images)
-            starts = self._starts(seeds[part]).to(y)
-            parts.append(self._search(y[part], starts, operator, progress))
-        return concatenate(parts)
+        return self._search(y, self._starts(seeds).to(y), operator, progress)
 
     def _starts(self, seeds: Sequence[int]) -> Tensor:
         """(B restarts, n), an image's restarts side by side."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from priors.prior import GanPrior, Prior
 from recovery.csgm import Csgm, generator_surgery, iagan_stage_1
 from recovery.descent import descend
 from recovery.linear import back_project
@@ -14,13 +15,12 @@ from recovery.methods import (
     Progress,
     Recovery,
     Status,
-    concatenate,
+    in_parts,
     require_linear,
     residual_energy,
     residual_norm,
 )
 from recovery.operators import Operator
-from recovery.priors import GanPrior, Prior
 
 
 class ImageAdaptive(PriorBased):
@@ -52,6 +52,8 @@ class ImageAdaptive(PriorBased):
         TypeError: the prior has no weights to adapt.
         ValueError: naming the option.
     """
+
+    batch_size: int
 
     def __init__(
         self,
@@ -88,21 +90,19 @@ class ImageAdaptive(PriorBased):
         if self.back_projection:
             require_linear("back projection", operator)
 
-    def recover(
-        self,
-        y: Tensor,
-        operator: Operator,
-        *,
-        seeds: Sequence[int] | None = None,
-        progress: Progress | None = None,
+    @property
+    def images_at_once(self) -> None:
+        return None  # stages 1 and 2 take batches of their own
+
+    def _recover(
+        self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
-        """Images from measurements y (B, ...) on the prior's device. See `Method.recover`."""
         found = self.search.recover(y, operator, seeds=seeds, progress=progress)
-        parts = []
-        for first in range(0, len(y), self.batch_size):
-            part = slice(first, first + self.batch_size)
-            parts.append(self._adapt(y[part], _slice(found, part), operator, progress))
-        return concatenate(parts)
+
+        def adapted(part: slice) -> Recovery:
+            return self._adapt(y[part], _slice(found, part), operator, progress)
+
+        return in_parts(adapted, len(y), self.batch_size)
 
     def _adapt(
         self, y: Tensor, found: Recovery, operator: Operator, progress: Progress | None

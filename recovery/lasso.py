@@ -10,17 +10,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from recovery.linear import norm_squared
 from recovery.methods import (
     PriorFree,
     Progress,
     Recovery,
     Status,
-    concatenate,
     require_linear,
     residual_norm,
 )
 from recovery.operators import Operator
-from recovery.seeds import generator
 
 
 class Basis(ABC):
@@ -160,31 +159,21 @@ class Lasso(PriorFree):
         BASES[self.basis].analyse(torch.zeros(1, *operator.image_shape))
 
     @torch.no_grad()
-    def recover(
-        self,
-        y: Tensor,
-        operator: Operator,
-        *,
-        seeds: Sequence[int] | None = None,
-        progress: Progress | None = None,
+    def _recover(
+        self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
-        """Images from measurements y (B, ...). See `Method.recover`."""
         basis = BASES[self.basis]
-        parts = []
-        for first in range(0, len(y), self.batch_size):
-            part = y[first : first + self.batch_size]
-            found = minimise_lasso(
-                lambda w: operator.A(basis.synthesise(w)),
-                lambda r: basis.analyse(operator.A_adjoint(r)),
-                part,
-                self.weight,
-                operator.image_shape,
-                tolerance=self.tolerance,
-                steps=self.steps,
-                progress=progress,
-            )
-            parts.append(_recovery(found, basis.synthesise(found.w), part, operator))
-        return concatenate(parts)
+        found = minimise_lasso(
+            lambda w: operator.A(basis.synthesise(w)),
+            lambda r: basis.analyse(operator.A_adjoint(r)),
+            y,
+            self.weight,
+            operator.image_shape,
+            tolerance=self.tolerance,
+            steps=self.steps,
+            progress=progress,
+        )
+        return _recovery(found, basis.synthesise(found.w), y, operator)
 
 
 @dataclass(frozen=True)
@@ -343,22 +332,6 @@ class _State:
 def soft_threshold(w: Tensor, by: Tensor) -> Tensor:
     """The proximal map of by ||.||_1."""
     return w.sign() * (w.abs() - by).clamp_min(0)
-
-
-def norm_squared(
-    forward: Callable[[Tensor], Tensor],
-    adjoint: Callable[[Tensor], Tensor],
-    like: Tensor,
-    iterations: int = 20,
-) -> Tensor:
-    """||F||^2 from below, by power iterations from a fixed start of the shape of `like`."""
-    v = torch.randn(like.shape, generator=generator("power iteration")).to(like)
-    largest = v.new_zeros(())
-    for _ in range(iterations):
-        v = v / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
-        v = adjoint(forward(v))
-        largest = v.norm()
-    return largest
 
 
 def _energy(x: Tensor) -> Tensor:

@@ -1,23 +1,21 @@
 """Recovery through an invertible prior: search its latent space (paper, section 2)."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from core.seeds import seed_from
+from priors.prior import Prior
 from recovery.lbfgs import minimise
 from recovery.methods import (
     PriorBased,
     Progress,
     Recovery,
-    concatenate,
     residual_energy,
     residual_norm,
 )
 from recovery.operators import Operator
-from recovery.priors import Prior
-from recovery.seeds import seed_from
 from recovery.starts import Normal, Start
 
 PAPERS_START = Normal(0.0)
@@ -80,32 +78,17 @@ class LatentSearch(PriorBased):
     def check(self, operator: Operator) -> None:
         self.start.check(self.prior, operator)
 
-    def knowing(self, truth: Tensor) -> "LatentSearch":
-        informed = copy.copy(self)
-        informed.start = self.start.knowing(truth)
-        return informed
-
-    def recover(
-        self,
-        y: Tensor,
-        operator: Operator,
-        *,
-        seeds: Sequence[int] | None = None,
-        progress: Progress | None = None,
+    def _recover(
+        self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
-        """Images from measurements y (B, ...) on the prior's device. See `Method.recover`."""
-        seeds = range(len(y)) if seeds is None else seeds
-        parts = []
-        for first in range(0, len(y), self.batch_size):
-            part = slice(first, first + self.batch_size)
-            mixed = [seed_from("start", self.seed, seed) for seed in seeds[part]]
-            first_latents = self.start.part(part)(self.prior, y[part], operator, mixed).to(y)
-            parts.append(self._search(y[part], first_latents, operator, progress))
-        return concatenate(parts)
+        mixed = [seed_from("start", self.seed, seed) for seed in seeds]
+        start = self.start(self.prior, y, operator, mixed).to(y)
+        return self.search(y, start, operator, progress)
 
-    def _search(
+    def search(
         self, y: Tensor, start: Tensor, operator: Operator, progress: Progress | None
     ) -> Recovery:
+        """From the latents `start` (B, n)."""
         if start.any():
             start = self._finite(start)
 
@@ -125,7 +108,7 @@ class LatentSearch(PriorBased):
             history=self.history,
             gradient_tolerance=self.gradient_tolerance,
             target=noise if self.stop_at_noise and self.gamma == 0 and noise > 0 else None,
-            progress=progress and (lambda evaluation, active, _: progress(evaluation, active)),
+            progress=progress,
         )
         with torch.no_grad():
             image = self.prior.decode(found.point)

@@ -30,8 +30,8 @@ Status = Literal["converged", "budget", "diverged"]
 # (points (k, n), indices (k,) of the problems they belong to) -> (values (k,), gradients (k, n))
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-# (evaluation round, from 1; problems still active; lowest values so far (B,)) -> ignored
-Progress = Callable[[int, int, Tensor], object]
+# called after every batched evaluation with its number, from 1, and the problems still active
+Progress = Callable[[int, int], object]
 
 SUFFICIENT_DECREASE, CURVATURE = 1e-3, 0.9  # c1 and c2 of N&W (3.7), as in L-BFGS-B
 NARROW = 0.1  # a search ends when its bracket is this narrow, relative to its far end
@@ -71,8 +71,7 @@ def minimise(
         gradient_tolerance: converged once the gradient's norm is at most this fraction of its
             norm at the start; >= 0.
         target: converged once the value is at most this; one number, or (B,), or None.
-        progress: called after every batched evaluation with its number (from 1), the number of
-            problems still active, and the lowest values so far (B,), not to be written to.
+        progress: see `Progress`.
 
     Returns:
         The lowest point each problem has evaluated, and its status:
@@ -97,7 +96,7 @@ def minimise(
     for evaluation_round in itertools.count(1):
         active = [i for i in active if problems[i].status is None]
         if progress is not None:
-            progress(evaluation_round, len(active), vectors.lowest_value)
+            progress(evaluation_round, len(active))
         if not active:
             break
         report = vectors.evaluate(objective, active, [problems[i].step for i in active])

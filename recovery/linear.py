@@ -1,10 +1,11 @@
 """What linear algebra alone recovers: starting points that any method should beat."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from core.seeds import generator
 from recovery.methods import (
     PriorFree,
     Progress,
@@ -14,6 +15,22 @@ from recovery.methods import (
     residual_norm,
 )
 from recovery.operators import Operator
+
+
+def norm_squared(
+    forward: Callable[[Tensor], Tensor],
+    adjoint: Callable[[Tensor], Tensor],
+    like: Tensor,
+    iterations: int = 20,
+) -> Tensor:
+    """||F||^2 from below, by power iterations from a fixed start of the shape of `like`."""
+    v = torch.randn(like.shape, generator=generator("power iteration")).to(like)
+    largest = v.new_zeros(())
+    for _ in range(iterations):
+        v = v / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
+        v = adjoint(forward(v))
+        largest = v.norm()
+    return largest
 
 
 @torch.no_grad()
@@ -64,15 +81,9 @@ class Adjoint(PriorFree):
     def check(self, operator: Operator) -> None:
         require_linear("the adjoint", operator)
 
-    def recover(
-        self,
-        y: Tensor,
-        operator: Operator,
-        *,
-        seeds: Sequence[int] | None = None,
-        progress: Progress | None = None,
+    def _recover(
+        self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
-        """Images from measurements y (B, ...). See `Method.recover`."""
         none = torch.zeros(len(y), dtype=torch.int64)
         return _linear_recovery(operator.A_adjoint(y), y, operator, none, none == 0)
 
@@ -98,15 +109,9 @@ class PseudoInverse(PriorFree):
     def check(self, operator: Operator) -> None:
         require_linear("the pseudo-inverse", operator)
 
-    def recover(
-        self,
-        y: Tensor,
-        operator: Operator,
-        *,
-        seeds: Sequence[int] | None = None,
-        progress: Progress | None = None,
+    def _recover(
+        self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
-        """Images from measurements y (B, ...). See `Method.recover`."""
         u, steps, solved = solve_normal(y, operator, self.iterations, self.tolerance)
         return _linear_recovery(operator.A_adjoint(u), y, operator, steps, solved.cpu())
 

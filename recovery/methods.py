@@ -1,17 +1,16 @@
 """What every recovery method returns, and how to make one from a prior."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from priors.prior import Prior
+from recovery.lbfgs import Progress, Status
 from recovery.operators import Operator
-from recovery.priors import Prior
-
-Status = Literal["converged", "budget", "diverged"]
+from recovery.physics import as_operator
 
 
 @dataclass(frozen=True)
@@ -56,22 +55,25 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
     )
 
 
-# called after every batched evaluation with its number and the number of images still searched
-Progress = Callable[[int, int], None]
+def in_parts(recover: Callable[[slice], Recovery], count: int, size: int) -> Recovery:
+    """The recovery of `count` images, `size` at a time."""
+    return concatenate([recover(slice(i, i + size)) for i in range(0, count, size)])
 
 
-class Method(nn.Module, ABC):
+class Method(nn.Module):
     """Recovers images from measurements y (B, ...) of an operator.
 
-    A module only so that deepinv can run it: `method(y, physics)` is the image alone.
+    Subclasses write `_recover` for one batch. A module only so that deepinv can run it:
+    `method(y, physics)` is the image alone.
 
     Attributes:
         variant: of its rows, where a recovery has alternatives.
+        batch_size: images recovered at once; None for all that are given.
     """
 
     variant: str = ""
+    batch_size: int | None = None
 
-    @abstractmethod
     def recover(
         self,
         y: Tensor,
@@ -82,20 +84,31 @@ class Method(nn.Module, ABC):
     ) -> Recovery:
         """One recovery per measurement; what is random in image i's comes from seeds[i] alone.
 
-        Without seeds, from the position in the batch.
+        Without seeds, from the position in y. `progress` is called after every batched evaluation
+        with its number and the number of images still searched.
         """
+        seeds = range(len(y)) if seeds is None else seeds
+
+        def batch(part: slice) -> Recovery:
+            return self._recover(y[part], operator, seeds[part], progress)
+
+        return in_parts(batch, len(y), self.images_at_once or len(y))
+
+    def _recover(
+        self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
+    ) -> Recovery:
+        """The same of one batch."""
+        raise NotImplementedError
+
+    @property
+    def images_at_once(self) -> int | None:
+        return self.batch_size
 
     def check(self, operator: Operator) -> None:
         """Raises ValueError if this method cannot serve the operator, saying why."""
 
-    def knowing(self, truth: Tensor) -> "Method":
-        """This method once it has seen the true images: only diagnostics differ."""
-        return self
-
     def forward(self, y: Tensor, physics: nn.Module, **kwargs: Any) -> Tensor:
         """Images (B, C, H, W) from y, measured by one of our operators or a deepinv physics."""
-        from recovery.deepinv import as_operator  # which knows methods, and imports no deepinv
-
         prior = getattr(self, "prior", None)
         operator = as_operator(physics, y, prior and prior.image_shape)
         self.check(operator)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from recovery.seeds import generator, normal, seed_from
+from core.seeds import generator, normal, seed_from
 
 ImageShape = tuple[int, int, int]
 
@@ -73,6 +73,12 @@ class Operator(nn.Module):
         return type(self).__name__
 
     @property
+    def kind(self) -> str:
+        """Which problems belong into one figure: cs (compressive sensing), denoise, inpaint, or
+        the operator's label. What a config calls the problem decides nothing."""
+        return "denoise" if self.denoises else self.label
+
+    @property
     def measurements(self) -> int:
         """m, the number of measurements of one image."""
         return math.prod(self.image_shape)
@@ -94,6 +100,8 @@ class GaussianSensing(Operator):
 
     The matrix is drawn on the CPU when first used, and never inverted.
     """
+
+    kind = "cs"
 
     def __init__(
         self, image_shape: ImageShape, m: int | float, noise_norm: float = 0.1, seed: int = 0
@@ -155,6 +163,8 @@ class Inpainting(Operator):
         sigma: standard deviation of the noise on the kept pixels (paper: 0).
         seed: of the random mask and the noise.
     """
+
+    kind = "inpaint"
 
     def __init__(
         self,

@@ -1,17 +1,15 @@
 """Where a latent search begins (paper, section 6.2: the study of initialisations)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recovery.linear import solve_normal
-from recovery.methods import PriorFree, require_linear
+from core.seeds import normal
+from recovery.methods import PriorFree
 from recovery.operators import Operator
-from recovery.priors import GanPrior
-from recovery.seeds import normal
 
 
 class Start:
@@ -25,14 +23,6 @@ class Start:
 
     def check(self, prior: Any, operator: Operator) -> None:
         """Raises ValueError if this start cannot serve the prior and the operator, saying why."""
-
-    def knowing(self, truth: Tensor) -> "Start":
-        """This start once it has seen the true images (B, C, H, W): only diagnostics differ."""
-        return self
-
-    def part(self, images: slice) -> "Start":
-        """This start for a part of the batch whose truth it has seen."""
-        return self
 
 
 @dataclass(frozen=True)
@@ -88,43 +78,7 @@ class Encoded(Start):
         return prior.encode(self.method.recover(y, operator, seeds=seeds).image)[0]
 
 
-@dataclass(frozen=True)
-class NullSpace(Start):
-    """The latent of the truth moved by `distance` where A does not see it: a diagnostic.
-
-    A search that ends as far from the truth as it began was held by its start, not by y. It sees
-    the truth, so it is no method to compare others with. Needs a linear operator.
-    """
-
-    distance: float = 5.0
-    truth: Tensor | None = None
-
-    def check(self, prior: Any, operator: Operator) -> None:
-        require_encoder("a start in the null space", prior)
-        require_linear("a start in the null space", operator)
-
-    def knowing(self, truth: Tensor) -> "NullSpace":
-        return replace(self, truth=truth)
-
-    def part(self, images: slice) -> "NullSpace":
-        return self if self.truth is None else replace(self, truth=self.truth[images])
-
-    @torch.no_grad()
-    def __call__(self, prior: Any, y: Tensor, operator: Operator, seeds: Sequence[int]) -> Tensor:
-        if self.truth is None:
-            raise ValueError("NullSpace starts from the truth, which this search was not shown")
-        drawn = normal(seeds, operator.image_shape).to(y)
-        u, _, solved = solve_normal(operator.A(drawn), operator, iterations=1000)
-        unseen = drawn - operator.A_adjoint(u)  # drawn - A^+ A drawn
-        length = unseen.flatten(1).norm(dim=1)
-        # where A sees everything, what is left is rounding: the start is then the truth itself
-        hidden = solved & (length > 1e-3 * drawn.flatten(1).norm(dim=1))
-        scale = torch.where(hidden, self.distance / length, 0.0)
-        step = scale.view(-1, 1, 1, 1) * unseen
-        return prior.encode(self.truth + step)[0]
-
-
 def require_encoder(what: str, prior: Any) -> None:
     """Raises ValueError for a prior that is not invertible."""
-    if isinstance(prior, GanPrior) or not hasattr(prior, "encode"):
+    if not hasattr(prior, "encode"):
         raise ValueError(f"{what} needs an invertible prior, and {prior.name} is not one")

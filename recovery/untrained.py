@@ -7,18 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from core.seeds import generator, seed_from
 from recovery.descent import descend
 from recovery.methods import (
     PriorFree,
     Progress,
     Recovery,
     Status,
-    concatenate,
     residual_energy,
     residual_norm,
 )
 from recovery.operators import Operator
-from recovery.seeds import generator, seed_from
 
 
 class UntrainedNetwork(Protocol):
@@ -102,22 +101,10 @@ class Untrained(PriorFree):
                 f"{operator.image_shape}"
             )
 
-    def recover(
-        self,
-        y: Tensor,
-        operator: Operator,
-        *,
-        seeds: Sequence[int] | None = None,
-        progress: Progress | None = None,
+    def _recover(
+        self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
-        """Images from measurements y (B, ...). See `Method.recover`."""
-        seeds = range(len(y)) if seeds is None else seeds
-        parts = []
-        for first in range(0, len(y), self.batch_size):
-            part = slice(first, first + self.batch_size)
-            fit = _Fit(self, y[part], operator, seeds[part])
-            parts.append(fit.recover(progress))
-        return concatenate(parts)
+        return _Fit(self, y, operator, seeds).recover(progress)
 
     def networks(self, image_size: int, seeds: Sequence[int]) -> list[nn.Module]:
         """One network per image, its weights drawn from the image's seed."""

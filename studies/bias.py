@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from recovery.report import named
+from results.means import named
 from studies.study import Given, Study, Tables
 
 SMALL = 50  # images below which a group's mean is not to be relied on

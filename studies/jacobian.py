@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.func import jvp
 
-from recovery.priors import FlowPrior, InvertibleNetwork
-from recovery.seeds import generator
+from core.seeds import generator
+from priors.prior import FlowPrior, InvertibleNetwork
 from studies.study import Given, Study, Tables, unit_range
 
 LARGEST = 12_288  # n of 64px colour: a Jacobian of 1.2 GB in float64

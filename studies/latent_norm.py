@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from recovery.seeds import normal, seed_from
+from core.seeds import normal, seed_from
 from studies.study import Given, Study, Tables, unit_range
 
 

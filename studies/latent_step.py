@@ -13,9 +13,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from recovery.priors import FlowPrior
-from recovery.seeds import normal, seed_from, uniform
-from recovery.trial import ImageSet
+from core.seeds import normal, seed_from, uniform
+from datamodules.image_set import ImageSet
+from priors.prior import FlowPrior
 from studies.study import Given, Study, Tables
 
 PUBLISHED = Path(__file__).parent / "published" / "latent_step.csv"

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from torch import Tensor
 
-from recovery.priors import FlowPrior
-from recovery.seeds import seed_from
+from core.seeds import seed_from
+from priors.prior import FlowPrior
 from studies.study import Given, Study, Tables
 
 

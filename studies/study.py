@@ -14,8 +14,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from recovery.priors import FlowPrior, Prior
-from recovery.trial import ImageSet
+from datamodules.image_set import ImageSet
+from priors.prior import FlowPrior, Prior
 
 Tables = dict[str, pd.DataFrame]
 
@@ -27,7 +27,7 @@ class Given:
     Args:
         priors: by the name the config gives them; a FlowPrior or a GanPrior.
         sets: held-out images by the name of their set, uint8 (N, C, H, W).
-        rows: all recoveries of this evaluation (columns of `recovery.rows`); may be empty.
+        rows: all recoveries of this evaluation (columns of `results.rows`); may be empty.
         device: of the priors.
         folder: where pictures may be written (PNG); they are never published.
         attributes: what images show, by name (see `studies.bias.read_attributes`), if known.

@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from recovery.seeds import generator
+from core.seeds import generator
 from studies.jacobian import LARGEST, latents, singular_values
 from studies.study import Given, Study, Tables, unit_range
 

@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from core.seeds import generator
 from networks.realnvp import RealNVP
-from recovery.priors import standard_normal_log_prob
-from recovery.seeds import generator
+from priors.prior import standard_normal_log_prob
 from studies.study import Given, Study, Tables
 
 FAR = 4.0  # in standard deviations from every centre: between the modes, or outside

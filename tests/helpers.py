@@ -38,6 +38,11 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     return capsys.readouterr().err
 
 
+def without_recovery(options: list[str]) -> list[str]:
+    """The options but those of the recovery, which would win over a config file's."""
+    return [option for option in options if not option.startswith("--recovery.")]
+
+
 class SaveRank(pl.Callback):
     """Writes rank<k>.pt: weights when training starts and ends, steps, image indices of epoch 1."""
 

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-import train
 from callbacks.checkpoints import newest_checkpoint
-from lightning_modules import Adversarial, load_prior, losses
-from lightning_modules.adversarial import Growth, calibrate
+from lightning_modules import Adversarial, losses
 from networks import dcgan, pggan
-from recovery.rows import read_rows
+from networks.pggan import Growth
+from priors import load_prior
+from priors.prior import calibrate
+from results.rows import read_rows
 from tests.helpers import Killed, kill_at, refused
+from training.cli import Train
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -74,7 +76,7 @@ def common(tmp_path: Path) -> list[str]:
 
 
 def run(arguments: list[str], *more: str) -> Path:
-    return train.Train([*arguments, *more]).run.directory
+    return Train([*arguments, *more]).run.directory
 
 
 def newest(directory: Path) -> dict[str, Any]:

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 import train
+from core.seeds import generator
 from lightning_modules.clock import ClockedModule
 from recovery.lasso import Lasso
 from recovery.linear import Adjoint, PseudoInverse, back_project
 from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing, Inpainting
-from recovery.report import compared, latest, means
-from recovery.rows import read_rows
-from recovery.seeds import generator
-from tests.helpers import refused
+from results.means import compared, latest, means
+from results.rows import read_rows
+from tests.helpers import refused, without_recovery
+from training.cli import Train
 
 SHAPE = (3, 8, 8)
 METHODS = """
@@ -108,7 +109,7 @@ def test_the_adjoint_of_denoising_is_the_noisy_image() -> None:
 def with_methods(tiny: list[str], folder: Path, *options: str) -> list[str]:
     config = folder / "methods.yaml"
     config.write_text(METHODS)
-    return [*tiny, f"--config={config}", *options]
+    return [*without_recovery(tiny), f"--config={config}", *options]
 
 
 @pytest.mark.slow
@@ -236,7 +237,7 @@ def test_the_baselines_overlay_serves_its_problems(
         """In place of training: `before_fit` has asked every planned method."""
         served.append(cli.config_init.fit.recovery)
 
-    monkeypatch.setattr(train.Train, "fit", check_only)
-    monkeypatch.setattr(train.Train, "after_fit", lambda _: None)
-    train.Train([arg for arg in [*tiny, "--config=configs/baselines.yaml"] if "at_end" not in arg])
+    monkeypatch.setattr(Train, "fit", check_only)
+    monkeypatch.setattr(Train, "after_fit", lambda _: None)
+    Train([arg for arg in [*tiny, "--config=configs/baselines.yaml"] if "at_end" not in arg])
     assert len(served[0].at_end.problems) == 5 and "deep-decoder" in served[0].at_end.methods

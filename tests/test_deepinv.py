@@ -7,17 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.seeds import generator
 from networks.glow import Glow
+from priors.prior import FlowPrior
 from recovery.bm3d import BM3D
-from recovery.deepinv import Deepinv, PerChannel, Physics, Reconstructor, TotalVariation
+from recovery.deepinv import Reconstructor, TotalVariation
 from recovery.lasso import Lasso
 from recovery.latent_search import LatentSearch
 from recovery.linear import Adjoint, PseudoInverse
 from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
-from recovery.priors import FlowPrior
-from recovery.rows import describe
-from recovery.seeds import generator
+from recovery.physics import Deepinv, PerChannel, Physics
+from results.identity import describe
 
 deepinv = pytest.importorskip("deepinv", reason="deepinv is not installed")
 

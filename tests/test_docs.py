@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import train
-from recovery.rows import read_rows
+from results.rows import read_rows
+from tests.helpers import without_recovery
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(python|yaml)(?: title=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -50,7 +51,8 @@ def test_each_example_is_short() -> None:
 def test_the_config_of_extending_trains(extensions: Path, tiny: list[str]) -> None:
     pytest.importorskip("deepinv", reason="deepinv is not installed")
     arguments = ["--model.total_images=64", f"--config={extensions / 'mine.yaml'}"]
-    train.main([*tiny, *arguments, "--recovery.at_end.images=1", "--recovery.during.images=1"])
+    images = ["--recovery.at_end.images=1", "--recovery.during.images=1"]
+    train.main([*without_recovery(tiny), *arguments, *images])
     rows = read_rows(extensions / "runs" / "demo")
     last = rows[rows["prior"].eq("") | rows["images_seen"].eq(64)]
     counts = last.groupby(["problem", "method"]).size()

@@ -21,13 +21,17 @@ import evaluate
 import evaluation.pool
 import train
 from datamodules import procedural
+from datamodules.image_set import ImageSet
 from datamodules.prepare import main as prepare
-from evaluation.plan import Task
+from evaluation.config import read_evaluation
+from evaluation.plan import Task, plan, tasks_of
 from evaluation.pool import Done
+from evaluation.run import alone_in, make_bench
 from evaluation.time_left import TimeLeft
-from lightning_modules import load_prior
-from recovery.rows import COLUMNS, KEY, Row, RowFile, read_rows
-from recovery.trial import ImageSet, Trial
+from priors import load_prior
+from results.identity import ConfigTexts
+from results.rows import COLUMNS, KEY, Row, RowFile, read_rows
+from results.trial import Trial
 from studies.bias import Bias, read_attributes
 from studies.study import Given, Tables
 from tests.conftest import TINY
@@ -302,10 +306,10 @@ def test_a_batch_cut_by_a_kill_counts_once(run: Run) -> None:
 
 
 def test_methods_that_share_a_problem_see_one_operator(workshop: Path, tmp_path: Path) -> None:
-    config, _ = evaluate.read_evaluation([*arguments(workshop, tmp_path)])
-    bench = evaluate.make_bench(config, torch.device("cpu"))
-    texts = evaluate.ConfigTexts(None)
-    jobs = list(evaluate.plan(config.trials, bench, "tiny", texts))
+    config, _ = read_evaluation([*arguments(workshop, tmp_path)])
+    bench = make_bench(config, torch.device("cpu"))
+    texts = ConfigTexts(None)
+    jobs = list(plan(config.trials, bench, "tiny", texts))
     assert len(jobs) == 2 * 3 * 2 * 2
     of_problem = {}
     for job in jobs:
@@ -393,7 +397,7 @@ def test_a_name_of_digits_alone_keeps_its_zeros(tmp_path: Path) -> None:
 def test_two_at_once_in_one_folder_are_refused(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with evaluate.alone_in(tmp_path / "results" / "tiny"), pytest.raises(SystemExit):
+    with alone_in(tmp_path / "results" / "tiny"), pytest.raises(SystemExit):
         run()
     assert "another evaluate.py is at work" in capsys.readouterr().err
 
@@ -481,8 +485,8 @@ def test_a_failed_device_stops_the_evaluation(
 
 def test_float32_is_not_tf32(workshop: Path, tmp_path: Path) -> None:
     torch.backends.cudnn.allow_tf32 = True
-    config, _ = evaluate.read_evaluation(arguments(workshop, tmp_path))
-    evaluate.make_bench(config, torch.device("cpu"))
+    config, _ = read_evaluation(arguments(workshop, tmp_path))
+    make_bench(config, torch.device("cpu"))
     assert not torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = True
     load_prior(workshop / "runs" / "demo")
@@ -531,7 +535,7 @@ def test_every_gamma_has_its_own_mean_in_wandb(run: Run, monkeypatch: pytest.Mon
 def test_what_changes_while_an_evaluation_runs_gets_no_row(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    planned = evaluate.tasks_of
+    planned = tasks_of
 
     def with_other_weights(*arguments: Any) -> list[Task]:
         return [
@@ -539,7 +543,7 @@ def test_what_changes_while_an_evaluation_runs_gets_no_row(
             for task in planned(*arguments)
         ]
 
-    monkeypatch.setattr(evaluate, "tasks_of", with_other_weights)
+    monkeypatch.setattr("evaluation.run.tasks_of", with_other_weights)
     with pytest.raises(SystemExit) as ended:
         run("--trials.methods=[adjoint]")
     assert ended.value.code == 1
@@ -641,8 +645,8 @@ def test_a_studys_tables_are_of_its_prior_and_images(
 
 
 def test_deepinv_is_needed_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recovery.deepinv.importlib.util.find_spec", lambda name: None)
-    found, _ = evaluate.read_evaluation(["--config=configs/evaluate/denoising64.yaml"])
+    monkeypatch.setattr("recovery.physics.importlib.util.find_spec", lambda name: None)
+    found, _ = read_evaluation(["--config=configs/evaluate/denoising64.yaml"])
     operator = found.problems["denoise-0.1"].operator((3, 64, 64))
     with pytest.raises(ValueError, match="BM3D needs deepinv, which is not installed"):
         found.methods["bm3d"].method.check(operator)  # type: ignore[union-attr]
@@ -702,7 +706,7 @@ def test_every_config_names_what_is_defined(path: Path, size: str) -> None:
     if size == "small" and "image_size: 32" in path.read_text():
         pytest.skip("has a size of its own")
     small = [f"--config={CONFIGS[0].parent / 'small.yaml'}"] if size == "small" else []
-    found, _ = evaluate.read_evaluation([f"--config={path}", *small])
+    found, _ = read_evaluation([f"--config={path}", *small])
     assert found.name == path.stem.replace("_", "-")
     trials = found.trials
     for names, defined in (

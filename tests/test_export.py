@@ -15,13 +15,13 @@ import safetensors.torch
 import torch
 import yaml
 
-import train
-from lightning_modules import export, load_prior
-from lightning_modules.clock import first_difference
-from lightning_modules.exported import network_class
-from lightning_modules.load import load_run
-from recovery.priors import FlowPrior
+from priors import export, load_prior
+from priors.format import network_class
+from priors.prior import FlowPrior
+from priors.run import load_run
+from priors.weights import first_difference
 from tests.conftest import TINY
+from training.cli import Train
 
 REPOSITORY = Path(__file__).parent.parent
 SHORT = [
@@ -64,7 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("pggan", [*GAN, *PGGAN], 32),
         ):
             where = [f"--run.root={root}", f"--run.name={name}", f"--model.total_images={images}"]
-            train.Train(["fit", *options, *SHORT, *where])
+            Train(["fit", *options, *SHORT, *where])
     return root
 
 
@@ -209,12 +209,12 @@ def test_the_config_on_the_card_trains(
     monkeypatch.chdir(REPOSITORY)
     _, config = yaml_of_card(exported)
     (tmp_path / "config.yaml").write_text(config)
-    monkeypatch.setattr(train.Train, "fit", lambda self, model, **kwargs: None)
-    monkeypatch.setattr(train.Train, "after_fit", lambda self: None)
+    monkeypatch.setattr(Train, "fit", lambda self, model, **kwargs: None)
+    monkeypatch.setattr(Train, "after_fit", lambda self: None)
     options = ["--trainer.accelerator=cpu", "--run.wandb=disabled", f"--run.root={tmp_path}"]
-    cli = train.Train(["fit", f"--config={tmp_path / 'config.yaml'}", *options])
-    of_run = load_run(runs / "glow").module.state_dict()
-    assert first_difference(cli.model.state_dict(), of_run) is None
+    cli = Train(["fit", f"--config={tmp_path / 'config.yaml'}", *options])
+    of_run = load_run(runs / "glow").network.state_dict()
+    assert first_difference(cli.model.network.state_dict(), of_run) is None
 
 
 # --- what is not exported ----------------------------------------------------------------------

@@ -10,9 +10,9 @@ import torch
 from sklearn import linear_model
 from torch import Tensor
 
+from core.seeds import generator
 from recovery.lasso import BASES, Dct, Haar, Lasso, minimise_lasso
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
-from recovery.seeds import generator
 
 SHAPE = (3, 16, 16)
 N = math.prod(SHAPE)

@@ -9,20 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.seeds import generator, normal
 from datamodules.procedural import faces
 from networks.glow import Glow
+from priors.prior import FlowPrior, Prior, decode_in_parts, standard_normal_log_prob
+from priors.weights import fingerprint
 from recovery.latent_search import LatentSearch
 from recovery.methods import Recovery, concatenate, residual_energy, residual_norm
 from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
-from recovery.priors import (
-    FlowPrior,
-    Prior,
-    decode_in_parts,
-    fingerprint,
-    standard_normal_log_prob,
-)
-from recovery.seeds import generator, normal
 from recovery.starts import Normal
 
 Array = NDArray[np.float64]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.seeds import generator, normal, seed_from, uniform
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
-from recovery.seeds import generator, normal, seed_from, uniform
 
 SHAPE = (3, 8, 8)
 N = 192

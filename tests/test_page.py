@@ -11,10 +11,10 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from recovery.experiments import Lead, lead, read_published, recovery_section
-from recovery.page import Section, save_figures, write_markdown, write_page
-from recovery.report import means, per_image
-from recovery.rows import Row
+from report.experiments import Lead, lead, read_published, recovery_section
+from report.page import Section, save_figures, write_markdown, write_page
+from results.means import means, per_image
+from results.rows import Row
 
 N = 12_288
 NOTHING = read_published().iloc[:0]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import train
 from callbacks import quality
 from callbacks.quality import WEIGHTS_URL, SampleQuality, distances
-from datamodules.faces import HeldOut
+from datamodules.image_set import ImageSet
 from datamodules.procedural import faces
+from training.cli import Train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Kernel Inception Distance.*buffer")
 
@@ -45,7 +46,7 @@ def callback() -> SampleQuality:
     return made
 
 
-def fake_trainer(**held_out: HeldOut) -> tuple[Any, list[dict[str, float]]]:
+def fake_trainer(**held_out: ImageSet) -> tuple[Any, list[dict[str, float]]]:
     """A trainer whose epochs are 10 images long, and what is logged through it."""
     logged: list[dict[str, float]] = []
     data = SimpleNamespace(held_out=held_out, position=lambda seen: divmod(seen, 10))
@@ -57,9 +58,9 @@ def fake_module(samples: Callable[[int], Tensor], images_seen: int = 10) -> Any:
     return SimpleNamespace(samples=samples, images_seen=images_seen, total_images=35, device=CPU)
 
 
-def held_out(distribution: Any, count: int = 40) -> HeldOut:
+def held_out(distribution: Any, count: int = 40) -> ImageSet:
     images = faces(range(count), distribution=distribution, image_size=16)
-    return HeldOut(images, [str(index) for index in range(count)], distribution)
+    return ImageSet("held-out", distribution, images, [str(index) for index in range(count)])
 
 
 def draw(count: int) -> Tensor:
@@ -141,7 +142,7 @@ def test_the_global_random_state_is_left_alone(callback: SampleQuality) -> None:
 
 @pytest.mark.parametrize("sets", [{}, {"unlike": held_out("out")}, {"like": held_out("in", 1)}])
 def test_a_missing_held_out_set_is_refused_before_training(
-    callback: SampleQuality, sets: dict[str, HeldOut]
+    callback: SampleQuality, sets: dict[str, ImageSet]
 ) -> None:
     trainer, _ = fake_trainer(**sets)
     with pytest.raises(ValueError, match=r"quality\.inception_weights.*held-out"):
@@ -157,7 +158,7 @@ def test_logged_while_training_which_is_left_untouched(
     options = ["--run.name=on", "--quality.inception_weights=any.pth", "--quality.images=4"]
 
     def lines(*more: str) -> list[dict[str, float]]:
-        file = train.Train([*tiny, *quiet, *more]).run.directory / "metrics.jsonl"
+        file = Train([*tiny, *quiet, *more]).run.directory / "metrics.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()]
 
     on, off = lines(*options), lines("--run.name=off")

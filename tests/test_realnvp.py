@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from networks.realnvp import RealNVP
-from recovery.priors import standard_normal_log_prob
+from priors.prior import standard_normal_log_prob
 from studies.toy import log_density
 
 

@@ -18,33 +18,20 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from core.seeds import generator, normal, seed_from
+from datamodules.image_set import ImageSet
 from recovery.latent_search import LatentSearch
 from recovery.methods import Method, Progress, Recovery, Status
 from recovery.metrics import psnr, ssim
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
-from recovery.report import (
-    comparable,
-    compared,
-    comparison_figure,
-    comparison_table,
-    latest,
-    main,
-    means,
-    scalars,
-    summary_table,
-)
-from recovery.rows import (
-    COLUMNS,
-    ConfigTexts,
-    Row,
-    RowFile,
-    describe,
-    done_images,
-    read_rows,
-)
-from recovery.seeds import generator, normal, seed_from
 from recovery.starts import Normal
-from recovery.trial import ImageSet, Trial, run_trials
+from report.__main__ import main
+from report.curves import comparison_figure
+from report.terminal import comparison_table, summary_table
+from results.identity import ConfigTexts, describe
+from results.means import comparable, compared, latest, means, scalars
+from results.rows import COLUMNS, Row, RowFile, done_images, read_rows
+from results.trial import Trial, run_trials
 
 SHAPE, N = (3, 12, 12), 432
 CPU = torch.device("cpu")
@@ -71,7 +58,19 @@ def frame(*rows: Row) -> pd.DataFrame:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     full = Row(
-        *("run-1", "glow", 10**10, 3, "001", "out", 'a, "b".png', "cs-10%", "search", "paper"),
+        *(
+            "run-1",
+            "glow",
+            10**10,
+            3,
+            "001",
+            "out",
+            'a, "b".png',
+            "cs-10%",
+            "cs",
+            "search",
+            "paper",
+        ),
         *(7, "0123456789", 1250, 0.1, 0.0025, 31.2345678, 25.5, 0.987, 1e-12, 12.5, 55.4),
         *(100, 120, 0.25, "budget"),
     )
@@ -145,7 +144,7 @@ def test_a_row_that_a_full_disk_cut_short_is_not_gone_on_with(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("recovery.rows.os.fsync", full)
+        patch.setattr("results.rows.os.fsync", full)
         with pytest.raises(OSError, match="No space"):
             file.append([row("b")])
     file.append([row("c")])
@@ -378,7 +377,7 @@ def trials(
     operator: Operator, method: Method, images: ImageSet | None = None, batch_size: int = 5
 ) -> list[Trial]:
     template = Row("run-1", "flat", 100, 1, problem="p", method="m", seed=3, m=9, config="abc")
-    images = images or image_set()
+    images = image_set() if images is None else images
     return list(run_trials(images, operator, method, template, device=CPU, batch_size=batch_size))
 
 
@@ -635,7 +634,13 @@ def two_runs() -> pd.DataFrame:
     ):
         for problem, m in (("cs-10%", 10), ("cs-50%", 50)):
             for side in ("in", "out"):
-                shared = {"problem": problem, "m": m, "distribution": side, "method": method}
+                shared = {
+                    "problem": problem,
+                    "kind": "cs",
+                    "m": m,
+                    "distribution": side,
+                    "method": method,
+                }
                 shared["dataset"] = f"faces-{side}"
                 for image, offset in (("a", 1), ("b", -1), ("c", 9))[: 3 if run == "one" else 2]:
                     level = base + offset + m / 10

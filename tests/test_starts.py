@@ -3,16 +3,17 @@
 import pytest
 import torch
 
+from core.seeds import generator
 from networks.glow import Glow
 from networks.resize_gan import Generator
+from priors.prior import FlowPrior, GanPrior
+from recovery.diagnostic import Diagnostic, NullSpaceSearch
 from recovery.lasso import Lasso
 from recovery.latent_search import LatentSearch
 from recovery.linear import Adjoint
 from recovery.operators import Denoising, GaussianSensing
-from recovery.priors import FlowPrior, GanPrior
-from recovery.rows import describe
-from recovery.seeds import generator
-from recovery.starts import Encoded, Normal, NullSpace, OnSphere, Start
+from recovery.starts import Encoded, Normal, OnSphere, Start
+from results.identity import describe
 
 SHAPE = (3, 8, 8)
 IMAGES = torch.rand(2, *SHAPE, generator=generator("starts"))
@@ -41,7 +42,7 @@ def test_an_encoded_start_is_the_latent_of_what_the_other_method_recovers() -> N
 def test_the_null_space_start_fits_y_and_is_as_far_from_the_truth_as_asked() -> None:
     prior, operator = glow(), GaussianSensing(SHAPE, m=60)
     y = operator.A(IMAGES)
-    z = NullSpace(2.0).knowing(IMAGES)(prior, y, operator, [1, 2])
+    z = NullSpaceSearch(prior, distance=2.0).starts(IMAGES, operator, [1, 2])
     x = prior.decode(z)
     assert torch.allclose(operator.A(x), y, atol=1e-3)
     assert torch.allclose((x - IMAGES).flatten(1).norm(dim=1), torch.tensor(2.0), atol=1e-3)
@@ -52,8 +53,8 @@ def test_the_null_space_start_does_not_depend_on_the_batch() -> None:
     images = torch.rand(3, *SHAPE, generator=generator("three"))
     y = operator.A(images)
     found = [
-        LatentSearch(prior, start=NullSpace(), evaluations=2, batch_size=size)
-        .knowing(images)
+        NullSpaceSearch(prior, evaluations=2, batch_size=size)
+        .shown(images)
         .recover(y, operator)
         .image
         for size in (1, 2, 3)
@@ -64,23 +65,21 @@ def test_the_null_space_start_does_not_depend_on_the_batch() -> None:
 
 def test_where_everything_is_seen_the_null_space_start_is_the_truth() -> None:
     prior, operator = glow(), Denoising(SHAPE, 0.0)
-    z = NullSpace().knowing(IMAGES)(prior, IMAGES, operator, [1, 2])
+    z = NullSpaceSearch(prior).starts(IMAGES, operator, [1, 2])
     assert torch.allclose(prior.decode(z), IMAGES, atol=1e-4)
 
 
 def test_a_search_is_not_shown_the_truth_unless_it_is_a_diagnostic() -> None:
     prior, operator = glow(), GaussianSensing(SHAPE, m=60)
     y = operator.A(IMAGES)
-    search = LatentSearch(prior, start=NullSpace(), evaluations=2)
+    search = NullSpaceSearch(prior, evaluations=2)
     with pytest.raises(ValueError, match="was not shown"):
         search.recover(y, operator)
-    found = search.knowing(IMAGES).recover(y, operator)
+    found = search.shown(IMAGES).recover(y, operator)
     assert found.status == ("converged", "converged")  # it begins at an image that fits y
-    assert search.start == NullSpace()  # and is itself as it was
-    plain = LatentSearch(prior, evaluations=2)
-    assert torch.equal(
-        plain.knowing(IMAGES).recover(y, operator).image, plain.recover(y, operator).image
-    )
+    with pytest.raises(ValueError, match="was not shown"):
+        search.recover(y, operator)  # it is itself as it was
+    assert not isinstance(LatentSearch(prior), Diagnostic)
 
 
 class Saturated(Denoising):
@@ -92,7 +91,6 @@ class Saturated(Denoising):
 @pytest.mark.parametrize(
     ("start", "what"),
     [
-        (NullSpace(), "a start in the null space"),
         (Encoded(Lasso()), "the Lasso"),
         (Encoded(Adjoint()), "the adjoint"),
     ],
@@ -106,9 +104,18 @@ def test_a_start_that_cannot_serve_is_refused_before_the_search(start: Start, wh
         LatentSearch(gan, start=start).check(Denoising(SHAPE, 0.1))
 
 
+def test_a_start_in_the_null_space_that_cannot_serve_is_refused_before_the_search() -> None:
+    NullSpaceSearch(glow()).check(Denoising(SHAPE, 0.1))
+    with pytest.raises(ValueError, match="a start in the null space needs a linear operator"):
+        NullSpaceSearch(glow()).check(Saturated(SHAPE, 0.1))
+    gan = GanPrior(Generator(image_size=8, latent_dim=4), "gan")
+    with pytest.raises(ValueError, match="needs an invertible prior, and gan is not one"):
+        NullSpaceSearch(gan).check(Denoising(SHAPE, 0.1))
+
+
 def test_starts_are_told_apart_in_the_configuration() -> None:
     starts: list[Start] = [
-        *(Normal(0.0), Normal(0.1), OnSphere(0.1), NullSpace(1.0), NullSpace(2.0)),
+        *(Normal(0.0), Normal(0.1), OnSphere(0.1)),
         *(Encoded(Lasso(basis="dct")), Encoded(Lasso(basis="haar"))),
     ]
     described = {str(describe(LatentSearch(glow(), start=start))["start"]) for start in starts}

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from datamodules import prepare
 from datamodules.faces import (
-    DATA_ROOT_VARIABLE,
     FaceDataModule,
     ImagesInMemory,
     NamedPNG,
     ProceduralFaces,
     ShardedFaces,
 )
+from datamodules.held_out import DATA_ROOT_VARIABLE
 from datamodules.shards import DataError
 from datamodules.stream import StreamLoader, TrainingStream, epoch_order
 
@@ -367,8 +367,8 @@ def test_held_out_sets_have_names_and_a_distribution(root: Path) -> None:
     ]:
         held_out = data.held_out[name]
         assert held_out.distribution == distribution
-        assert sorted(held_out.names) == [f"{name}-{seed:03d}" for seed in seeds]
-        for image, image_name in zip(held_out.images, held_out.names, strict=True):
+        assert sorted(held_out.image_names) == [f"{name}-{seed:03d}" for seed in seeds]
+        for image, image_name in zip(held_out.images, held_out.image_names, strict=True):
             assert as_array(image) == picture(int(image_name[-3:])).tolist()
 
 
@@ -435,7 +435,7 @@ def test_procedural_held_out_faces_are_the_same_whatever_is_trained_on() -> None
     other = ready(procedural(seed=7, training_images=30, batch_size=3, flip=True))
     for name, distribution in [("faces-val", "in"), ("faces-ood", "out")]:
         assert first.held_out[name].distribution == distribution
-        assert first.held_out[name].names == other.held_out[name].names
+        assert first.held_out[name].image_names == other.held_out[name].image_names
         assert torch.equal(first.held_out[name].images, other.held_out[name].images)
     train, *held_out = kinds(other)
     assert kinds(first)[0] != train
@@ -446,7 +446,7 @@ def test_more_held_out_faces_keep_the_first_ones() -> None:
     few, many = ready(procedural(held_out_images=3)), ready(procedural(held_out_images=6))
     for name, held_out in few.held_out.items():
         assert torch.equal(many.held_out[name].images[:3], held_out.images)
-        assert many.held_out[name].names[:3] == held_out.names
+        assert many.held_out[name].image_names[:3] == held_out.image_names
 
 
 def test_an_epoch_is_whole_global_batches() -> None:

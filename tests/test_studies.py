@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.seeds import generator
+from datamodules.image_set import ImageSet
 from datamodules.procedural import faces
 from evaluation.outcome import study_tables
 from networks.resize_gan import Generator
-from recovery.priors import FlowPrior, GanPrior
-from recovery.rows import COLUMNS
-from recovery.seeds import generator
-from recovery.trial import ImageSet
+from priors.prior import FlowPrior, GanPrior
+from results.rows import COLUMNS
 from studies.bias import Bias
 from studies.jacobian import (
     Jacobian,

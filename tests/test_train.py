@@ -26,13 +26,16 @@ from callbacks.checkpoints import Checkpoints, WholeFiles, newest_checkpoint
 from callbacks.recovery import RecoveryDuringTraining
 from datamodules import prepare
 from datamodules.procedural import faces
-from lightning_modules import Adversarial, MaximumLikelihood, load_prior
+from lightning_modules import Adversarial, MaximumLikelihood
 from lightning_modules.clock import warmup_then_decay
-from lightning_modules.export import export_prior
 from networks.glow import Glow, Stability
-from recovery.priors import GanPrior
-from recovery.rows import KEY, RowFile, read_rows
+from priors import load_prior
+from priors.export import export_prior
+from priors.prior import GanPrior
+from results.rows import KEY, RowFile, read_rows
 from tests.helpers import Killed, kill_at, refused
+from training.cli import Train, plugins_with
+from training.run import flatten
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -49,7 +52,7 @@ def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(arguments: list[str], *more: str) -> Path:
     """Train as from the command line; returns the run directory."""
-    return train.Train([*arguments, *more]).run.directory
+    return Train([*arguments, *more]).run.directory
 
 
 def losses(directory: Path) -> dict[int, float]:
@@ -310,7 +313,7 @@ def test_slurm_requeues_to_the_runs_own_checkpoint(
 
     configured(monkeypatch, [*tiny[1:], "--trainer.devices=1"], check)
     named = LightningEnvironment()  # a config's own choice stands
-    assert [type(plugin) for plugin in train.plugins_with(named)] == [type(named), WholeFiles]
+    assert [type(plugin) for plugin in plugins_with(named)] == [type(named), WholeFiles]
 
 
 @pytest.mark.parametrize("asked", ["auto", "online"])
@@ -678,9 +681,9 @@ def configured(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], check: Callable[[train.Train], None]
 ) -> None:
     """Instantiate everything a command names, without data and training."""
-    monkeypatch.setattr(train.Train, "fit", lambda self, model, **kwargs: None)
-    monkeypatch.setattr(train.Train, "after_fit", lambda self: None)
-    check(train.Train(["fit", *arguments, "--run.wandb=disabled", "--trainer.accelerator=cpu"]))
+    monkeypatch.setattr(Train, "fit", lambda self, model, **kwargs: None)
+    monkeypatch.setattr(Train, "after_fit", lambda self: None)
+    check(Train(["fit", *arguments, "--run.wandb=disabled", "--trainer.accelerator=cpu"]))
 
 
 @pytest.mark.parametrize(
@@ -738,7 +741,7 @@ def test_the_deep_overlay_changes_depth_and_schedule_alone(
 
     def check(cli: train.Train) -> None:
         assert {len(level) for level in cli.model.network.levels} == {(8, 12)[len(texts)]}
-        texts.append(train.flatten(yaml.safe_load(cli.config_text())))
+        texts.append(flatten(yaml.safe_load(cli.config_text())))
 
     configured(monkeypatch, plain, check)
     configured(monkeypatch, [*plain, "--config=configs/glow_celeba32_deep.yaml"], check)
@@ -765,7 +768,7 @@ def test_learning_rate_schedule(seen: int, factor: float) -> None:
 
 
 def test_a_prior_is_loaded_from_its_run(tiny: list[str]) -> None:
-    cli = train.Train(tiny)
+    cli = Train(tiny)
     prior = load_prior(cli.run.directory)
     trained = cli.model.prior()
     latent = torch.randn(2, prior.latent_dim)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from core.seeds import generator
 from networks.deep_decoder import DeepDecoder
 from networks.deep_image_prior import DeepImagePrior
 from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing, Inpainting
-from recovery.seeds import generator
 from recovery.untrained import Untrained
 
 SHAPE = (3, 16, 16)

@@ -6,7 +6,7 @@ origin runs no code of its own.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from hashlib import sha256
 from importlib import import_module
@@ -19,20 +19,14 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lightning_modules.adversarial import gan_prior
-from lightning_modules.clock import first_difference
-from lightning_modules.maximum_likelihood import flow_prior
-from recovery.priors import FlowPrior, GanPrior
-from recovery.seeds import normal, seed_from
+from core.seeds import normal, seed_from
+from priors.prior import FlowPrior, GanPrior, flow_prior, gan_prior
+from priors.weights import first_difference
 
 FORMAT = 1  # of prior.json; raised when an older version could no longer read it
 WEIGHTS, RECORD, CARD = "weights.safetensors", "prior.json", "README.md"
 SAMPLE_SIDE = 8  # pixels a side that the sample is averaged down to
 SAMPLE_TOLERANCE = 1e-3  # of its values, from 0 to 1: kernels of other machines round differently
-PRIORS: dict[str, Callable[[nn.Module, int], FlowPrior | GanPrior]] = {
-    "flow": flow_prior,
-    "gan": gan_prior,
-}
 FIELDS: dict[str, type] = {  # of prior.json that reading needs
     "kind": str,
     "class_path": str,
@@ -40,6 +34,7 @@ FIELDS: dict[str, type] = {  # of prior.json that reading needs
     "image_shape": list,
     "latent_dim": int,
     "images_seen": int,
+    "fingerprint": str,
     "sha256": str,
     "sample": list,
     "sample_temperature": float,
@@ -61,8 +56,8 @@ def read_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     record = read_record(folder / RECORD)
     tensors = read_weights(folder / WEIGHTS, record["sha256"])
     try:
-        prior, network = build_prior(record, tensors)
-        require_same_sample(prior, record)
+        network = build_exported(record, tensors)
+        require_same_sample(make_prior(network, record["images_seen"]), record)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     return network, record
@@ -107,11 +102,9 @@ def read_weights(path: Path, expected: str) -> dict[str, Tensor]:
 # --- the network -----------------------------------------------------------------------------
 
 
-def build_prior(
-    record: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> tuple[FlowPrior | GanPrior, nn.Module]:
-    """The prior of a record and weights by name, in float32, and its network."""
-    network = build_network(record["class_path"], record["init_args"])
+def build_exported(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network of a record with weights by name, in float32."""
+    network = build_network(network_class(record["class_path"]), record)
     if not hasattr(network, "latent_dim") or kind_of(network) != record["kind"]:
         raise ValueError(f"{record['class_path']} makes no prior of the kind {record['kind']!r}")
     said = tuple(record["image_shape"]), record["latent_dim"]
@@ -128,22 +121,26 @@ def build_prior(
             f"weights and {here} in the network"
         )
     network.load_state_dict(tensors)
-    return PRIORS[record["kind"]](network, record["images_seen"]), network
+    return network
 
 
-def build_network(class_path: str, init_args: Mapping[str, Any]) -> nn.Module:
-    """An untrained network; an argument that is a dataclass is given as its fields."""
-    cls = network_class(class_path)
-    hints = get_type_hints(cls.__init__)
+def build_network(cls: type[nn.Module], named: Mapping[str, Any]) -> nn.Module:
+    """An untrained network of the `init_args` named with its class; dataclasses are their fields.
+
+    Raises ValueError, whatever these make the class raise.
+    """
     try:
+        hints = get_type_hints(cls.__init__)
         return cls(
             **{
                 name: hints[name](**value) if is_dataclass(hints.get(name)) else value
-                for name, value in init_args.items()
+                for name, value in (named.get("init_args") or {}).items()
             }
         )
     except Exception as error:  # whatever values from a file make it raise
-        raise ValueError(f"{class_path} cannot be built from its init_args: {error}") from error
+        raise ValueError(
+            f"{named['class_path']} cannot be built from its init_args: {error}"
+        ) from error
 
 
 def network_class(class_path: str) -> type[nn.Module]:
@@ -167,6 +164,15 @@ def network_class(class_path: str) -> type[nn.Module]:
 
 def kind_of(network: nn.Module) -> str:
     return "flow" if hasattr(network, "frozen") else "gan"
+
+
+def make_prior(
+    network: nn.Module, images_seen: int, weights: str | None = None
+) -> FlowPrior | GanPrior:
+    """The frozen prior of a network, flow or generator; `weights` as in `gan_prior`."""
+    if kind_of(network) == "flow":
+        return flow_prior(network, images_seen)
+    return gan_prior(network, images_seen, weights)
 
 
 # --- the sample --------------------------------------------------------------------------------

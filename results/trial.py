@@ -1,21 +1,24 @@
 """A trial: held-out images, measured by a problem's operator, recovered by a method, as rows."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from recovery.deepinv import Deepinv
+from core.seeds import seed_from
+from datamodules.image_set import ImageSet
+from priors.prior import Prior
+from recovery.diagnostic import Diagnostic
 from recovery.methods import Method, MethodFactory, PriorFree, Progress, Recovery
 from recovery.metrics import psnr, ssim
 from recovery.operators import Operator, OperatorFactory
-from recovery.priors import Prior
-from recovery.rows import ConfigTexts, Row, describe, done_images
-from recovery.seeds import seed_from
+from recovery.physics import Deepinv
+from results.identity import ConfigTexts, describe
+from results.rows import Row, done_images
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,6 @@ class Problem:
 
     operator: Deepinv | OperatorFactory
     gamma: float = 0.0
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Named images uint8 (N, C, H, W), in or out of the training distribution."""
-
-    name: str
-    distribution: Literal["in", "out"]
-    images: Tensor
-    image_names: Sequence[str]
-
-    def subset(self, indices: Sequence[int]) -> "ImageSet":
-        names = [self.image_names[index] for index in indices]
-        return replace(self, images=self.images[list(indices)], image_names=names)
 
 
 @dataclass(frozen=True)
@@ -94,7 +83,13 @@ class Job:
             row = replace(row, gamma=problem.gamma)
             described["weights"] = prior.fingerprint
         config = texts.hash(method=describe(method), **described)
-        row = replace(row, config=config, m=operator.measurements, sigma=operator.sigma)
+        row = replace(
+            row,
+            config=config,
+            kind=operator.kind,
+            m=operator.measurements,
+            sigma=operator.sigma,
+        )
         return cls(operator, method, images, row)
 
     def missing(self, rows: pd.DataFrame) -> list[int]:
@@ -134,8 +129,8 @@ def run_trials(
         seeds = [seed_from(template.seed, part.name, name) for name in part.image_names]
         y = operator(truth, seeds=seeds)
         began = time.perf_counter()
-        knowing = method.knowing(truth)
-        recovery = knowing.recover(y, operator, seeds=seeds, progress=progress)
+        searching = method.shown(truth) if isinstance(method, Diagnostic) else method
+        recovery = searching.recover(y, operator, seeds=seeds, progress=progress)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = (time.perf_counter() - began) / len(truth)

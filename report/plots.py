@@ -1,4 +1,4 @@
-"""The figures of `recovery.experiments`, by caption: a mean and its standard error per mark.
+"""The figures of `report.experiments`, by caption: a mean and its standard error per mark.
 
 Each takes the means and, to be drawn dashed and hollow beside them, the published values: columns
 dataset, distribution, method, setting (what text calls the problem), x (place on the axis, NaN of
@@ -17,10 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from recovery.report import MARKERS
-
 SET = ["dataset", "distribution"]
 SIDE = {"in": "in distribution", "out": "out of distribution"}
+MARKERS = "osD^vPX*<>hd"
 SET_MARKERS = "osDv"
 M_TICKS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 

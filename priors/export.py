@@ -1,4 +1,4 @@
-"""Export a trained prior: python -m lightning_modules.export runs/NAME OUT
+"""Export a trained prior: python -m priors.export runs/NAME OUT
 
 OUT is a folder with the weights (safetensors), what they are (prior.json) and a model card.
 `load_prior(OUT)` reads it; see docs/training.md.
@@ -16,26 +16,27 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_modules.card import model_card
-from lightning_modules.exported import (
+from core.files import whole_lines
+from priors.card import model_card
+from priors.format import (
     CARD,
     FORMAT,
     RECORD,
     SAMPLE_TOLERANCE,
     WEIGHTS,
-    build_prior,
+    build_exported,
     decode_samples,
     kind_of,
+    make_prior,
     network_class,
     pooled,
     read_network,
 )
-from lightning_modules.load import TrainedRun, load_run
-from recovery.priors import FlowPrior, GanPrior
+from priors.prior import FlowPrior, GanPrior
+from priors.run import TrainedRun, load_run, trained_key
 
-NETWORKS = {"flow": "network", "gan": "generator"}  # their keys in a run's config
 TEMPERATURES = {"flow": 0.7, "gan": 1.0}  # of the sample's latent
 COMPARED = 4  # images that half precision is compared on
 # Largest root mean square error of an image that half precision may make, of values from 0 to 1:
@@ -71,14 +72,17 @@ def export_prior(
     """
     out = Path(out)
     require_replaceable(out)
-    run = load_run(Path(checkpoint))
-    network = run.module.prior_network()
-    record = describe(run, network)
-    exact = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    run = load_run(Path(checkpoint).expanduser())
+    record = describe(run)
+    exact = {name: tensor.contiguous() for name, tensor in run.network.state_dict().items()}
     stored = halved(exact) if half else exact
-    prior, _ = build_prior(record, stored)
+
+    def prior_of(tensors: dict[str, Tensor]) -> FlowPrior | GanPrior:
+        return make_prior(build_exported(record, tensors), run.images_seen)
+
+    prior = prior_of(stored)
     if half:
-        require_close(build_prior(record, exact)[0], prior)
+        require_close(prior_of(exact), prior)
     content = safetensors.torch.save(stored)
     record |= {
         "precision": "float16" if half else "float32",
@@ -91,27 +95,27 @@ def export_prior(
     return record
 
 
-def describe(run: TrainedRun, network: nn.Module) -> dict[str, Any]:
+def describe(run: TrainedRun) -> dict[str, Any]:
     """What prior.json says of a run's network, but for its weights."""
-    kind = kind_of(network)
-    named = run.config["model"]["init_args"][NETWORKS[kind]]
-    if type(network) is not network_class(named["class_path"]):
+    arguments = run.config["model"]["init_args"]
+    named = arguments[trained_key(run.config)]
+    if type(run.network) is not network_class(named["class_path"]):
         raise ValueError(
             f"the generator of {run.directory} is still growing after "
-            f"{run.module.images_seen:,} images: it can be exported once it has its final size"
+            f"{run.images_seen:,} images: it can be exported once it has its final size"
         )
     return {
         "format": FORMAT,
-        "kind": kind,
+        "kind": kind_of(run.network),
         "class_path": named["class_path"],
         "init_args": named["init_args"],
-        "image_shape": list(run.module.image_shape),
-        "latent_dim": network.latent_dim,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "images_seen": run.module.images_seen,
-        "begun_from": run.module.begun_from,
-        "bits_per_dim": validation_bits(run.directory / "metrics.jsonl", run.module.images_seen),
-        "bits": getattr(run.module, "bits", None),
+        "image_shape": list(run.network.image_shape),  # type: ignore[arg-type]
+        "latent_dim": run.network.latent_dim,
+        "parameters": sum(parameter.numel() for parameter in run.network.parameters()),
+        "images_seen": run.images_seen,
+        "begun_from": run.begun_from,
+        "bits_per_dim": validation_bits(run.directory / "metrics.jsonl", run.images_seen),
+        "bits": arguments.get("bits"),
         "project": project_version(),
         "torch": str(torch.__version__),
     }
@@ -120,8 +124,8 @@ def describe(run: TrainedRun, network: nn.Module) -> dict[str, Any]:
 def validation_bits(path: Path, images_seen: int) -> dict[str, float]:
     """Bits per dimension by held-out set when so many images had been seen; {} if not known."""
     bits: dict[str, float] = {}
-    whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
-    for line in map(json.loads, whole.splitlines()):  # a line being written is left out
+    lines = whole_lines(path).splitlines() if path.exists() else []
+    for line in map(json.loads, lines):
         if line.get("images_seen") == images_seen:
             found = {k: v for k, v in line.items() if k.startswith("bits_per_dim/")}
             bits |= {name.removeprefix("bits_per_dim/"): value for name, value in found.items()}
@@ -225,7 +229,7 @@ def write(out: Path, content: bytes, record: dict[str, Any], card: str) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     about = "Writes a trained prior to a folder that load_prior reads: see docs/training.md."
-    parser = argparse.ArgumentParser("python -m lightning_modules.export", description=about)
+    parser = argparse.ArgumentParser("python -m priors.export", description=about)
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="runs/NAME, or a checkpoint file in it")
     add("out", type=Path, metavar="OUT", help="folder to make; an export there is replaced")

@@ -65,7 +65,7 @@ def model_card(
 In the repository of {project}:
 
 ```python
-from lightning_modules import load_prior
+from priors import load_prior
 
 prior = load_prior("{name}")  # this folder
 ```

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from recovery.page import Section
-from recovery.plots import SET, SIDE, best_first, gamma_figures, m_figures, method_figures
-from recovery.report import GROUP, image_means, per_image
+from report.page import Section
+from report.plots import SET, SIDE, best_first, gamma_figures, m_figures, method_figures
+from results.means import GROUP, image_means, per_image
 
 Layout = Literal["m", "gamma", "methods"]
 
@@ -68,7 +68,7 @@ def recovery_section(title: str, rows: pd.DataFrame, published: pd.DataFrame, n:
     plot of methods, inside the hole too where there is one.
 
     Args:
-        rows: columns of `recovery.rows.Row`, one time (`images_seen`) per method; `method` is
+        rows: columns of `results.rows.Row`, one time (`images_seen`) per method; `method` is
             the name to show.
         published: as from `read_published`; where several figures have a kind of problem, the
             first by name is drawn beside ours.

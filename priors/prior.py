@@ -1,6 +1,6 @@
 """Priors: what a recovery method needs of a trained network."""
 
-import hashlib
+import copy
 import math
 from collections.abc import Mapping
 from typing import Protocol
@@ -8,8 +8,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from recovery.seeds import normal
+from core.seeds import normal, seed_from
+from priors.weights import fingerprint
+
+CALIBRATION_LATENTS = 512  # that set BatchNorm's statistics in a GAN's prior
 
 
 class Prior(Protocol):
@@ -104,13 +108,6 @@ class GanPrior:
         """latent (B, n) -> image (B, C, H, W), nominally in [0, 1], not clamped."""
         return self.network(latent) / 2 + 0.5
 
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Raises TypeError: most images have no latent."""
-        raise TypeError(
-            f"{self.name} is a GAN: it has no encoder. Search its latents with recovery.csgm.Csgm, "
-            "or use an invertible prior."
-        )
-
     def initial_latent(self, seeds: list[int], std: float) -> Tensor:
         """(B, n) on the CPU, N(0, std^2), row i from the i-th seed."""
         return _gaussian(seeds, self.latent_dim, std)
@@ -146,10 +143,50 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
     return -0.5 * (z.square().sum(dim=1) + z.shape[1] * math.log(2 * math.pi))
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """A short hash of named tensors' values, e.g. of a state dict."""
-    digest = hashlib.blake2b(digest_size=6)
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+# --- from trained networks -------------------------------------------------------------------
+
+
+def flow_prior(network: nn.Module, images_seen: int) -> FlowPrior:
+    """A frozen snapshot of a flow that has been trained on so many images."""
+    name = type(network).__name__.lower()
+    frozen = network.frozen()  # type: ignore[operator]
+    return FlowPrior(frozen, name, fingerprint(network.state_dict()), images_seen)
+
+
+def gan_prior(network: nn.Module, images_seen: int, weights: str | None = None) -> GanPrior:
+    """The prior of a generator that has been trained on so many images; freezes it.
+
+    Its fingerprint is `weights`, by default that of its parameters alone: statistics of BatchNorm
+    that are computed from them round differently on every machine.
+    """
+    name = type(network).__module__.rsplit(".", 1)[-1].replace("_", "-")
+    if weights is None:
+        weights = fingerprint(dict(network.named_parameters()))
+    return GanPrior(network.requires_grad_(False).eval(), name, weights, images_seen)
+
+
+def generator_of_prior(generator: nn.Module, stage: tuple[int, float] | tuple[()]) -> nn.Module:
+    """A copy of a trained generator, for recovery.
+
+    BatchNorm's statistics are those of fixed latents: running ones lag behind the weights and
+    differ between ranks. While it grows, its images are those of `stage` (see `networks.pggan`),
+    enlarged.
+    """
+    network = copy.deepcopy(generator)
+    device = next(network.parameters()).device
+    seeds = [seed_from("calibrate", index) for index in range(CALIBRATION_LATENTS)]
+    calibrate(network, normal(seeds, (network.latent_dim,)).to(device))  # type: ignore[arg-type]
+    return network.at(*stage) if stage else network  # type: ignore[operator]
+
+
+@torch.no_grad()
+def calibrate(generator: nn.Module, latents: Tensor) -> None:
+    """Set BatchNorm's statistics to those of images generated from latents (N, latent_dim)."""
+    norms = [module for module in generator.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches to come
+    if norms:
+        generator.train()
+        for part in latents.split(64):
+            generator(part)

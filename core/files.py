@@ -1,0 +1,46 @@
+"""Files that appear whole or not at all, whatever stops the process that writes them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write beside `path`, moved there once it is on disk.
+
+    A process that dies in between leaves the file that was there before. Raises OSError where the
+    file cannot be written; what was written of it is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def whole_lines(path: Path) -> bytes:
+    """The file up to its last newline: what follows is being written, or was cut by a crash."""
+    content = path.read_bytes()
+    return content[: content.rfind(b"\n") + 1]
+
+
+def drop_cut_line(path: Path) -> None:
+    """Truncate the file after its last newline, so that the next line begins on its own."""
+    length = len(whole_lines(path))
+    if length < path.stat().st_size:  # else the file would pass for the one written last
+        os.truncate(path, length)

@@ -1,0 +1,259 @@
+"""Runs an evaluation: recovers what has no row yet, makes its studies, writes its report."""
+
+import fcntl
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.status import Status
+
+from core.precision import require_full_precision
+from core.progress import image_bar
+from datamodules.image_set import ImageSet
+from evaluation.config import (
+    ATTRIBUTES_VARIABLE,
+    Evaluation,
+    Priors,
+    Sets,
+    attribute_table,
+    evaluation_of,
+)
+from evaluation.outcome import (
+    details,
+    names_in,
+    remember_machine,
+    sample_sheets,
+    study_section,
+    study_tables,
+    to_wandb,
+)
+from evaluation.plan import Bench, Task, current, plan, require_defined, tasks_of
+from evaluation.pool import perform_all
+from evaluation.time_left import TimeLeft
+from report.experiments import read_published, recovery_section
+from report.page import Section, save_figures, write_markdown, write_page
+from results.identity import ConfigTexts
+from results.rows import COLUMNS, RowFile, read_rows
+from results.trial import Job
+from studies.bias import balanced, require_known
+from studies.study import Given, Tables
+
+# tqdm's own estimate takes every image for equally slow; TimeLeft does not
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+
+
+def make_bench(evaluation: Evaluation, device: torch.device) -> Bench:
+    require_full_precision()  # of untrained networks too
+    size = evaluation.image_size
+    return Bench(
+        evaluation.problems,
+        evaluation.methods,
+        Priors(evaluation.priors, size, device),
+        Sets(evaluation),
+        (3, size, size),
+        device,
+    )
+
+
+def bench_of_text(text: str, device: torch.device) -> Bench:
+    """A process's own bench: it reads the config anew."""
+    return make_bench(evaluation_of(text), device)
+
+
+def chosen_images(
+    evaluation: Evaluation, sets: Mapping[str, ImageSet], attributes: pd.DataFrame | None
+) -> dict[str, list[int]]:
+    """Positions of the images of every set of the trials that are recovered."""
+    trials = evaluation.trials
+    if trials.balance and attributes is None:
+        raise ValueError(
+            "trials.balance needs the attribute table: set attributes or the environment variable "
+            f"{ATTRIBUTES_VARIABLE} to its CSV file"
+        )
+    chosen = {}
+    for name in trials.sets or sets:
+        names = sets[name].image_names
+        chosen[name] = list(range(min(trials.images, len(names))))
+        if trials.balance and attributes is not None:
+            chosen[name] = (
+                balanced(names, attributes, trials.balance, trials.per_group) or chosen[name]
+            )
+    if trials.balance and attributes is not None:
+        require_known(attributes, [name for s in chosen for name in sets[s].image_names])
+    return chosen
+
+
+def recover(evaluation: Evaluation, text: str, bench: Bench) -> tuple[pd.DataFrame, list[str]]:
+    """Recover what has no row yet. Returns the rows of this evaluation, and what failed."""
+    trials, folder = evaluation.trials, evaluation.folder
+    require_defined(trials, bench)
+    if not trials.problems:
+        return pd.DataFrame(columns=COLUMNS), []
+    chosen = chosen_images(evaluation, bench.sets, attribute_table(evaluation))
+    texts = ConfigTexts(folder / "configs.jsonl")
+    jobs: list[tuple[Job, Sequence[int]]] = []
+    for job in plan(trials, bench, evaluation.name, texts):
+        most = evaluation.methods[job.template.method].images
+        jobs.append((job, chosen[job.images.name][:most]))
+    RowFile(folder / "rows.csv")  # so that there is one to read
+    earlier = read_rows(folder, every=True)
+    tasks = [
+        task
+        for job, images in jobs
+        for task in tasks_of(
+            job,
+            earlier,
+            images,
+            evaluation.batch_size,
+            evaluation.pictured(job.template.seed),
+        )
+    ]
+    total = sum(len(images) for _, images in jobs)
+    failures: list[str] = []
+    if tasks:
+        remember_machine(folder, evaluation.devices())
+        failures = perform(evaluation, text, bench, tasks, total, earlier)
+    return current(read_rows(folder, every=True), jobs), failures
+
+
+def perform(
+    evaluation: Evaluation,
+    text: str,
+    bench: Bench,
+    tasks: Sequence[Task],
+    total: int,
+    earlier: pd.DataFrame,
+) -> list[str]:
+    """Perform the tasks with a bar that tells the time left. Returns what failed."""
+    devices = evaluation.devices()
+    make = partial(bench_of_text, text) if len(devices) > 1 else lambda device: bench
+    left = TimeLeft(tasks, earlier, len(devices))
+    failures: Counter[str] = Counter()  # each once, with the images it cost
+    missing = sum(len(task.images) for task in tasks)
+    with image_bar("Recovering", total, initial=total - missing, bar_format=BAR) as bar:
+
+        def show(evaluation: int, active: int) -> None:
+            bar.set_postfix_str(f"{left}, evaluation {evaluation}", refresh=False)
+            bar.update(0)
+
+        for done in perform_all(tasks, make, devices, evaluation.folder, progress=show):
+            left.count(done)
+            bar.set_postfix_str(str(left), refresh=False)
+            bar.update(len(done.task.images))
+            if done.failure:
+                task = done.task
+                where = f"{task.method} on {task.problem}, {task.dataset}"
+                failures[f"{where}: {done.failure}"] += len(task.images)
+    return [f"{failure} ({images} images)" for failure, images in failures.items()]
+
+
+def givens(evaluation: Evaluation, bench: Bench, rows: pd.DataFrame) -> dict[str, Given]:
+    """What each study is given."""
+    attributes = attribute_table(evaluation)
+    pictures = evaluation.folder / "pictures-of-studies"
+    return {
+        name: Given(bench.priors, bench.sets, rows, bench.device, pictures / name, attributes)
+        for name in evaluation.studies
+    }
+
+
+def run_studies(
+    evaluation: Evaluation, bench: Bench, rows: pd.DataFrame
+) -> tuple[list[Section], dict[str, Tables], list[str]]:
+    """Sections and tables of the studies, from disk where these are up to date; what failed."""
+    sections: list[Section] = []
+    tables: dict[str, Tables] = {}
+    failures: list[str] = []
+    for name, given in givens(evaluation, bench, rows).items():
+        study = evaluation.studies[name]
+        given.folder.mkdir(parents=True, exist_ok=True)
+        used = {p: bench.priors[p].fingerprint for p in names_in(study, evaluation.priors)}
+        folder = evaluation.folder / "studies" / name
+        with Console(stderr=True).status(f"{name} ...") as status:
+
+            def show(text: str, name: str = name, status: Status = status) -> None:
+                status.update(f"{name}: {text}")
+
+            try:
+                tables[name] = study_tables(study, given, folder, used, show)
+                sections.append(study_section(study, tables[name], given.folder))
+            except OSError:
+                raise
+            except Exception as error:  # the rest is worth a report
+                failures.append(f"studies.{name}: {type(error).__name__}: {error}")
+    return sections, tables, failures
+
+
+def report(
+    evaluation: Evaluation, rows: pd.DataFrame, sections: list[Section], failures: list[str]
+) -> Path:
+    """Write report.html and report.md; print the summary. Returns the page's path."""
+    folder = evaluation.folder
+    title = evaluation.title or evaluation.name
+    title += f", {evaluation.image_size}px" if len(rows) else ""
+    if len(rows):
+        trials = evaluation.trials
+        sheets = {} if trials.gammas is not None else sample_sheets(folder, rows, trials)
+        published = read_published() if evaluation.published else read_published()[:0]
+        n = 3 * evaluation.image_size**2
+        recovered = recovery_section("Recovery", rows, published, n)
+        sections = [replace(recovered, pictures=sheets), *sections]
+    summary = [f"Failed: {failure}" for failure in failures]
+    if len(sections) == 1:  # what it found is said once
+        summary += sections[0].sentences
+        sections = [replace(sections[0], sentences=())]
+    else:
+        summary += [said for section in sections for said in section.summary or section.sentences]
+    about = details(rows, folder, evaluation.devices(), evaluation.trials.seeds)
+    page = folder / "report.html"
+    write_page(page, title, summary, sections, about)
+    write_markdown(folder / "report.md", title, summary, sections, about)
+    save_figures(folder / "figures", sections)
+    text, _, _ = (folder / "report.md").read_text().partition("\n## Details")
+    Console(width=None if sys.stdout.isatty() else 110).print(Markdown(text))
+    for path, what in ((page, "the report"), (folder / "rows.csv", "one row per recovered image")):
+        if path.exists():
+            print(f"{path}: {what}")
+    return page
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Raises ValueError if another evaluation is at work in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another evaluate.py is at work in {folder}: wait for it, or choose another name"
+            ) from error
+        yield
+
+
+def evaluate(evaluation: Evaluation, text: str) -> list[str]:
+    """Run an evaluation. Returns what failed, a line each."""
+    bench = make_bench(evaluation, evaluation.devices()[0])
+    for name, given in givens(evaluation, bench, pd.DataFrame(columns=COLUMNS)).items():
+        try:
+            evaluation.studies[name].check(given)
+        except ValueError as error:
+            raise ValueError(f"studies.{name}: {error}") from error
+    with alone_in(evaluation.folder):
+        rows, failures = recover(evaluation, text, bench)
+        sections, tables, failed = run_studies(evaluation, bench, rows)
+        failures += failed
+        page = report(evaluation, rows, sections, failures)
+        if evaluation.wandb != "disabled":
+            flat = {f"{n}/{k}": t for n, of in tables.items() for k, t in of.items()}
+            name, mode = evaluation.name, evaluation.wandb
+            to_wandb(evaluation.project, name, mode, evaluation.folder, rows, page, flat)
+    return failures

@@ -1,0 +1,32 @@
+"""Checkpoints of train.py, read without pickle."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The checkpoint, its tensors on the CPU, mapped from the file where the file system can.
+
+    Raises:
+        OSError: the file cannot be read: it is missing, or not ours to read, say.
+        ValueError: what was read is damaged or no checkpoint of train.py.
+    """
+    try:
+        saved = _read(Path(path))
+    except (EOFError, RuntimeError, UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint of train.py") from error
+    if not isinstance(saved, dict) or not {"images_seen", "state_dict"} <= saved.keys():
+        raise ValueError(f"{path} is damaged or no checkpoint of train.py")
+    return saved
+
+
+def _read(path: Path) -> Any:
+    with path.open("rb"):  # what is missing, or not ours to read, is told as what it is
+        pass
+    try:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except OSError:  # a file system without mmap
+        return torch.load(path, map_location="cpu", weights_only=True)

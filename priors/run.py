@@ -1,0 +1,83 @@
+"""The prior of a run of train.py, read from its config and a checkpoint without Lightning."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from torch import nn
+
+from networks.pggan import Growth
+from priors.checkpoint import read_checkpoint
+from priors.format import build_network
+from priors.prior import generator_of_prior
+from priors.weights import require_same_architecture
+
+NETWORKS = ("network", "generator")  # what a run's config calls the network of its prior
+
+
+class TrainedRun(NamedTuple):
+    """A run at one of its checkpoints."""
+
+    network: nn.Module  # of the prior, on the CPU
+    images_seen: int
+    begun_from: str | None  # the prior whose weights training began from
+    config: dict[str, Any]  # config.yaml's
+    directory: Path
+
+
+def load_run(path: Path) -> TrainedRun:
+    """A run, or one of its checkpoints, on the CPU.
+
+    The weights are the moving average where there is one. Raises as `load_prior` does.
+    """
+    checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    directory = checkpoint.parent.parent
+    for needed in (checkpoint, directory / "config.yaml"):
+        if not needed.exists():
+            raise FileNotFoundError(
+                f"{needed} is missing: {path} is no run of train.py, checkpoint of one or export"
+            )
+    try:
+        config = dict(yaml.safe_load((directory / "config.yaml").read_text()))
+        key = trained_key(config)
+        named = config["model"]["init_args"][key]
+        network = build_network(named_class(named["class_path"]), named)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{directory / 'config.yaml'} is damaged or of another version: {error}"
+        ) from error
+    saved = read_checkpoint(checkpoint)
+    weights: dict[str, Any] = saved["state_dict"]
+    averaged = any(name.startswith("average.") for name in weights)
+    prefix = "average." if averaged else f"{key}."
+    weights = {k.removeprefix(prefix): t for k, t in weights.items() if k.startswith(prefix)}
+    require_same_architecture(network.state_dict(), weights)
+    network.load_state_dict(weights)
+    images_seen = int(saved["images_seen"])
+    if key == "generator":
+        growth = config["model"]["init_args"].get("growth")
+        stage = Growth(**growth).at(images_seen, network.final_stage) if growth else ()  # type: ignore[arg-type]
+        network = generator_of_prior(network, stage)
+    return TrainedRun(network, images_seen, saved.get("begun_from"), config, directory)
+
+
+def trained_key(config: Mapping[str, Any]) -> str:
+    """What a run's config calls the network of its prior. Raises ValueError if it has none."""
+    for key in NETWORKS:
+        if key in config["model"]["init_args"]:
+            return key
+    raise ValueError(f"model names no {' or '.join(NETWORKS)}, so that it has no prior")
+
+
+def named_class(class_path: str) -> type[nn.Module]:
+    """Any network by its import path: a run's config is its owner's. Raises ValueError."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{class_path}: there is no such network ({error})") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"{class_path} is no network")
+    return found

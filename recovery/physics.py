@@ -1,0 +1,294 @@
+"""deepinv's physics as operators, and ours as its physics.
+
+deepinv is optional, and imported only where one of its objects is named.
+"""
+
+import copy
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.seeds import seed_from
+from recovery.operators import ImageShape, Operator
+
+
+def require_deepinv(what: str) -> None:
+    """Raises ValueError, saying how to install it, if deepinv is missing."""
+    if importlib.util.find_spec("deepinv") is None:
+        raise ValueError(f"{what} needs deepinv, which is not installed: pip install deepinv")
+
+
+class Deepinv:
+    """An object of deepinv named in a config: {class_path: deepinv..., init_args: {...}}.
+
+    Values of `init_args` may themselves be such descriptions, of classes or of functions. What an
+    image decides need not be given: `img_size` is its (C, H, W), `img_width` its width. A parameter
+    that a `deepinv.physics.generator` draws (a mask, a filter) may be given as that generator.
+    Type hints are not consulted (deepinv's `tuple[int]` means any length); names of arguments
+    are, before anything is built.
+
+    Raises:
+        ValueError: this is no description of an object of deepinv, naming the key that is wrong.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.spec = dict(spec)
+        check(self.spec, outermost=True)
+
+    def build(self, image_shape: ImageShape) -> Any:
+        """The object, for images (C, H, W); what is random in it is drawn from its class's name.
+
+        Raises ValueError if its class refuses the arguments, or lacks a package.
+        """
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_from("deepinv", str(self.spec["class_path"])))
+            try:
+                return build(self.spec, image_shape)
+            except (TypeError, ImportError) as error:
+                raise ValueError(f"{self.spec['class_path']} cannot be made: {error}") from error
+
+    def __call__(self, image_shape: ImageShape) -> "Physics":
+        """As an operator factory."""
+        return Physics(image_shape, self)
+
+
+def is_spec(value: Any) -> bool:
+    return isinstance(value, Mapping) and "class_path" in value
+
+
+def find(class_path: str) -> Callable[..., Any]:
+    """The class or function of that dotted name; raises ValueError."""
+    module, _, name = class_path.rpartition(".")
+    if class_path.startswith("deepinv."):
+        require_deepinv(class_path)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{class_path}: there is no such class or function ({error})") from error
+
+
+def check(spec: Mapping[str, Any], outermost: bool = False) -> None:
+    """Raises ValueError unless the names in a description exist."""
+    if not is_spec(spec) or not isinstance(spec["class_path"], str):
+        raise ValueError("expected class_path and init_args of an object of deepinv")
+    target = find(spec["class_path"])
+    bases = inspect.getmro(target) if inspect.isclass(target) else (target,)
+    if outermost and not any(base.__module__.split(".")[0] == "deepinv" for base in bases):
+        raise ValueError(f"{spec['class_path']} is not of deepinv")
+    given = spec.get("init_args") or {}
+    known = known_arguments(target)
+    free = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
+    # deepinv's physics pass what they do not know on to their bases, the last of which drops it
+    free = free and not target.__module__.startswith("deepinv.physics")
+    for name, value in given.items():
+        if name not in known and not free:
+            raise ValueError(
+                f"{spec['class_path']} has no argument {name!r}; it takes {', '.join(known)}"
+            )
+        if is_spec(value):
+            check(value)
+
+
+def known_arguments(target: Callable[..., Any]) -> list[str]:
+    """Names of a function's arguments, or of a class's and its bases'."""
+    found: dict[str, None] = {}
+    for one in inspect.getmro(target) if inspect.isclass(target) else (target,):
+        if one not in (object, nn.Module):
+            found |= dict.fromkeys(inspect.signature(one).parameters)
+    return [name for name in found if name not in ("args", "kwargs")]
+
+
+def build(spec: Mapping[str, Any], image_shape: ImageShape) -> Any:
+    target = find(spec["class_path"])
+    known = inspect.signature(target).parameters
+    arguments = {
+        name: value
+        for name, value in (("img_size", tuple(image_shape)), ("img_width", image_shape[-1]))
+        if name in known
+    }
+    for name, value in (spec.get("init_args") or {}).items():
+        if is_spec(value):
+            value = build(value, image_shape)
+            if hasattr(value, "step") and not isinstance(value, nn.Module | Tensor):
+                value = value.step()[name]
+            elif hasattr(value, "step") and name in (drawn := value.step()):
+                value = drawn[name]
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    return target(**arguments)
+
+
+class Physics(Operator):
+    """A deepinv physics as an operator.
+
+    Images are measured one by one, on the CPU where there is noise, each with its own seed: noise
+    follows the image, not the batch or the device.
+
+    Args:
+        image_shape: (C, H, W).
+        physics: a description, or the physics itself.
+        seed: of the noise.
+
+    Attributes:
+        measurements: entries of y that are not always zero.
+        sigma: of deepinv's GaussianNoise; 0 where the noise is of another kind.
+        noise_energy: of it; 0 where unknown, so that no search stops at the noise.
+
+    Raises:
+        ValueError: the physics does not measure such images.
+    """
+
+    def __init__(
+        self, image_shape: ImageShape, physics: Deepinv | nn.Module, seed: int = 0
+    ) -> None:
+        shape = self.inner_shape(image_shape)
+        built: Any = physics.build(shape) if isinstance(physics, Deepinv) else physics
+        model: Any = built.noise_model
+        gaussian = type(model).__name__ == "GaussianNoise" and model.sigma.numel() == 1
+        super().__init__(image_shape, float(model.sigma) if gaussian else 0.0, seed)
+        self.spec = physics.spec if isinstance(physics, Deepinv) else {}
+        self.physics: Any = built
+        self._complex = False
+        self.linear = hasattr(built, "A_adjoint") and is_linear(built)
+        self.denoises = type(built).__name__ == "Denoising"
+        y = self._measure_example()
+        if not isinstance(y, Tensor) or y.is_complex():
+            raise ValueError(f"{self.label} gives measurements that are no real tensor")
+        self._count = int((y != 0).sum())
+        noisy = int((self._noisy(torch.zeros_like(y), 0) != 0).sum())
+        self._noise_energy = noisy * self.sigma**2
+
+    def _measure_example(self) -> Tensor:
+        example = torch.rand(1, *self.image_shape, generator=torch.Generator().manual_seed(0))
+        example = example.to(device_of(self.physics))
+        try:
+            return self.A(example)
+        except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+            self._complex = True  # it may take complex images: ours have an imaginary part of 0
+            try:
+                return self.A(example)
+            except (RuntimeError, ValueError, AttributeError, TypeError):
+                raise ValueError(
+                    f"{self.label} does not measure images of shape {self.image_shape}: {error}"
+                ) from error
+
+    @property
+    def label(self) -> str:
+        return str(self.spec.get("class_path") or type(self.physics).__name__)
+
+    def inner_shape(self, image_shape: ImageShape) -> ImageShape:
+        """Of the images the physics measures."""
+        return image_shape
+
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
+        return self.physics.A(x + 0j if self._complex else x, **kwargs)
+
+    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
+        if not self.linear:
+            raise TypeError(f"{self.label} is not linear: it has no adjoint")
+        image = self.physics.A_adjoint(y, **kwargs)
+        return image.real if image.is_complex() else image
+
+    def forward(self, x: Tensor, seeds: Sequence[int] | None = None, **kwargs: Any) -> Tensor:
+        seeds = range(len(x)) if seeds is None else seeds
+        if len(seeds) != len(x):
+            raise ValueError(f"{len(x)} images need as many seeds, got {len(seeds)}")
+        y = self.A(x)
+        mixed = [seed_from("noise", self.seed, seed) for seed in seeds]
+        return torch.cat([self._noisy(y[i : i + 1], seed) for i, seed in enumerate(mixed)])
+
+    def _noisy(self, y: Tensor, seed: int) -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if getattr(self.physics.noise_model, "rng", None) is not None:
+                self.physics.noise_model.rng.manual_seed(seed)
+            return self.physics.sensor(self.physics.noise(y.cpu())).to(y)
+
+    @property
+    def measurements(self) -> int:
+        return self._count
+
+    @property
+    def noise_energy(self) -> float:
+        return self._noise_energy
+
+
+class PerChannel(Physics):
+    """A deepinv physics of one-channel images, applied to every channel of an image.
+
+    Args:
+        image_shape: (C, H, W).
+        physics: a description.
+        complex: the physics takes complex images, real and imaginary part as channels, as its MRI
+            does: a channel is the real part, and the imaginary part is 0.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self, image_shape: ImageShape, physics: Deepinv, complex: bool = False, seed: int = 0
+    ) -> None:
+        object.__setattr__(self, "complex", complex)  # needed before there is a module
+        super().__init__(image_shape, physics, seed)
+
+    def inner_shape(self, image_shape: ImageShape) -> ImageShape:
+        return (2 if self.complex else 1, *image_shape[1:])
+
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
+        one = x.flatten(0, 1).unsqueeze(1)
+        if self.complex:
+            one = torch.cat([one, torch.zeros_like(one)], dim=1)
+        return super().A(one, **kwargs).unflatten(0, x.shape[:2])
+
+    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
+        return super().A_adjoint(y.flatten(0, 1), **kwargs)[:, 0].unflatten(0, y.shape[:2])
+
+    def _noisy(self, y: Tensor, seed: int) -> Tensor:
+        return super()._noisy(y.flatten(0, 1), seed).unflatten(0, y.shape[:2])
+
+
+def is_linear(physics: nn.Module) -> bool:
+    from deepinv.physics import LinearPhysics
+
+    return isinstance(physics, LinearPhysics)
+
+
+def device_of(physics: nn.Module) -> torch.device:
+    for tensor in (*physics.buffers(), *physics.parameters()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def as_operator(physics: nn.Module, y: Tensor, image_shape: ImageShape | None) -> Operator:
+    """A physics as an operator for images of that shape, or of the one its adjoint of y has."""
+    if isinstance(physics, Operator):
+        return physics
+    if image_shape is None:
+        if not is_linear(physics):
+            raise ValueError(f"{type(physics).__name__} does not tell the shape of its images")
+        with torch.no_grad():
+            _, *sides = physics.A_adjoint(y[:1]).shape  # type: ignore[operator]
+        image_shape = (sides[0], sides[1], sides[2])
+    return Physics(image_shape, physics)
+
+
+def as_physics(operator: Operator) -> nn.Module:
+    """An operator as a deepinv physics, with its noise; a copy: algorithms leave settings on it."""
+    from deepinv import physics as dp
+
+    if type(operator) is Physics:
+        return copy.deepcopy(operator.physics)
+    noise = dp.GaussianNoise(operator.sigma) if operator.sigma > 0 else dp.ZeroNoise()
+    if operator.denoises:
+        return dp.Denoising(noise)
+    if not operator.linear:
+        return dp.Physics(A=operator.A, noise_model=noise)
+    return dp.LinearPhysics(
+        A=operator.A,
+        A_adjoint=operator.A_adjoint,
+        img_size=operator.image_shape,
+        noise_model=noise,
+    )

@@ -1,0 +1,47 @@
+"""What runs recovered: one table, and a figure.
+
+python -m report runs/demo                  the table, and curves.png in the run directory
+python -m report runs/demo runs/demo-gan    one table and comparison.png, of several runs
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from report.curves import comparison_figure, training_curves
+from report.terminal import comparison_table, show, summary_table
+from results.means import compared
+from results.rows import read_rows
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m report", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIRECTORY")
+    parser.add_argument(
+        "--out", type=Path, help="the figure's file (by default beside what it is drawn from)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        parts = [read_rows(directory) for directory in options.runs]
+        for directory, part in zip(options.runs, parts, strict=True):
+            if part.empty:
+                raise ValueError(f"{directory} has no recovered image yet")
+        if len(parts) == 1:
+            table, figure = summary_table(parts[0]), training_curves(options.runs[0])
+            out = options.out or options.runs[0] / "curves.png"
+        else:
+            rows = compared(pd.concat(parts, ignore_index=True))
+            table, figure = comparison_table(rows), comparison_figure(rows)
+            out = options.out or options.runs[0].parent / "comparison.png"
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    show(table)
+    figure.savefig(out, dpi=110)
+    print(out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

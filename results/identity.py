@@ -1,0 +1,116 @@
+"""Which recoveries are the same: a short hash of what an operator, a method and weights are."""
+
+import hashlib
+import json
+from dataclasses import is_dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.files import drop_cut_line
+
+# Classes that have moved are described as they were named first: rows of theirs stay done.
+FIRST_NAMED = {
+    "recovery.physics.Physics": "recovery.deepinv.Physics",
+    "recovery.physics.PerChannel": "recovery.deepinv.PerChannel",
+}
+
+
+class ConfigTexts:
+    """Short hashes of configurations; each text is stored once in `configs.jsonl`, if given."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.known: set[str] = set()
+        if path is not None and path.exists():
+            drop_cut_line(path)
+            self.known = {json.loads(line)["hash"] for line in path.read_text().splitlines()}
+
+    def hash(self, **config: Any) -> str:
+        text = json.dumps(config, sort_keys=True, default=str)
+        short = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+        if self.path is not None and short not in self.known:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"hash": short, "config": config}, default=str) + "\n")
+            self.known.add(short)
+        return short
+
+
+def describe(thing: object) -> dict[str, Any]:
+    """What an operator or a method is: its class and its public settings, as JSON values.
+
+    Arrays are hashed; parts (stages of a method, physics of an operator) are described likewise.
+
+    Raises TypeError, naming the setting, for a value that does not tell what it is: two objects
+    that differ in it would pass for one, and rows of the one for the other's.
+    """
+    settings: dict[str, Any] = {"class": _qualified(type(thing))}
+    values = dict(vars(thing))
+    for kind in ("_buffers", "_parameters", "_modules"):
+        values |= values.get(kind, {})
+    for name, value in sorted(values.items()):
+        if name.startswith("_") or name in ("training", "prior", "batch_size"):
+            continue
+        if isinstance(value, torch.Generator | torch.device):
+            continue  # where it stands, not what it is
+        try:
+            settings[name] = _described(value)
+        except TypeError as error:
+            raise TypeError(f"{settings['class']}.{name}: {error}") from error
+    return settings
+
+
+def _described(value: object) -> Any:
+    """What to write of a value. Raises TypeError if it does not tell what it is."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().resolve_conj().numpy()
+    if isinstance(value, np.ndarray):
+        return hashlib.blake2b(value.tobytes(), digest_size=5).hexdigest()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple | range):
+        return [_described(part) for part in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_described(part) for part in value), key=json.dumps)
+    if isinstance(value, dict):
+        return {str(name): _described(part) for name, part in value.items()}
+    if isinstance(value, partial):  # of a factory: what it makes, and with which options
+        return [_described_argument(part) for part in (value.func, *value.args, value.keywords)]
+    if isinstance(value, Path | torch.dtype | Enum):
+        return str(value)
+    if isinstance(value, type | FunctionType | MethodType | BuiltinFunctionType):
+        return _qualified(value)
+    if isinstance(value, nn.Module) or is_dataclass(value) or _tells(value):
+        return describe(value)
+    raise TypeError(
+        f"a {_qualified(type(value))} does not say what it is. Make it a dataclass or give it "
+        "public attributes; or start the setting's name with _, if it changes no result"
+    )
+
+
+def _described_argument(value: object) -> Any:
+    """The same of an argument of a factory: a callable among them is how the rest is called."""
+    told = isinstance(value, type | FunctionType | MethodType | BuiltinFunctionType | nn.Module)
+    if callable(value) and not told and not is_dataclass(value):
+        return _qualified(type(value))
+    return _described(value)
+
+
+def _tells(value: object) -> bool:
+    """Whether a plain object's state is in public attributes, or it has none."""
+    names = list(getattr(value, "__dict__", ["_"]))
+    return not names or any(not name.startswith("_") for name in names)
+
+
+def _qualified(thing: type | FunctionType | MethodType | BuiltinFunctionType) -> str:
+    name = f"{thing.__module__}.{thing.__qualname__}"
+    return FIRST_NAMED.get(name, name)

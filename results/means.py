@@ -1,0 +1,140 @@
+"""Rows as a reader wants them: one line per image, means with counts and standard errors."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from results.rows import KEY
+
+GROUP = ["problem", "m", "dataset", "distribution", "method"]
+MEASUREMENT = ["problem", "m", "sigma", "seed", "dataset", "image"]  # what two methods share
+
+
+def named(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose method tells the variant too: `deep-decoder (last)`."""
+    variant = rows["variant"].where(rows["variant"] == "", " (" + rows["variant"] + ")")
+    return rows.assign(method=rows["method"] + variant, variant="")
+
+
+def per_image(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
+    """One line per image of each group: the means over its seeds.
+
+    Columns: `by`, the rest of KEY but the seed, psnr, psnr_hole, ssim, seconds; not_converged and
+    diverged are true where they are of any seed.
+    """
+    keys = list(dict.fromkeys([*by, *KEY]))
+    keys.remove("seed")
+    failed = {
+        "not_converged": rows["status"] != "converged",
+        "diverged": rows["status"] == "diverged",
+    }
+    scored = dict.fromkeys(("psnr", "psnr_hole", "ssim", "seconds"), float)  # None is NaN
+    groups = named(rows).assign(**failed).astype(scored).groupby(keys, sort=False)
+    scores = groups[list(scored)].mean()
+    return scores.join(groups[list(failed)].any()).reset_index()
+
+
+def means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per problem, set and method: PSNR mean and standard error, SSIM, counts of images.
+
+    Columns: GROUP, psnr, sem, psnr_hole, ssim, images, not_converged, diverged, seconds.
+    Averages over whatever else differs: filter to one `images_seen` first.
+    """
+    return image_means(per_image(rows), GROUP)
+
+
+def image_means(images: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The same of what `per_image` returns, per group `by`.
+
+    More columns: psnr_hole_sem, ssim_sem, tried (images with no PSNR among them).
+    """
+    name = images["image"]  # counted once each, whatever else tells lines apart
+    images = images.assign(
+        scored=name.where(images["psnr"].notna()),
+        slow=name.where(images["not_converged"]),
+        failed=name.where(images["diverged"]),
+    )
+    table = images.groupby(list(by), sort=False, dropna=False).agg(
+        psnr=("psnr", "mean"),
+        sem=("psnr", "sem"),
+        psnr_hole=("psnr_hole", "mean"),
+        psnr_hole_sem=("psnr_hole", "sem"),
+        ssim=("ssim", "mean"),
+        ssim_sem=("ssim", "sem"),
+        images=("scored", "nunique"),
+        tried=("image", "nunique"),
+        not_converged=("slow", "nunique"),
+        diverged=("failed", "nunique"),
+        seconds=("seconds", "mean"),
+    )
+    return table.reset_index()
+
+
+def scalars(rows: pd.DataFrame, prefix: str) -> dict[str, float]:
+    """What is charted while training, from the rows of one recovery.
+
+    `<prefix>/<problem>/<dataset>/<method>/psnr` (and ssim, psnr_hole), and the gap between the
+    distributions, `<prefix>/<problem>/gap/<method>/psnr`.
+    """
+    logged: dict[str, float] = {}
+    for row in means(rows).itertuples():
+        name = f"{prefix}/{row.problem}/{row.dataset}/{row.method}"
+        logged[f"{name}/psnr"] = row.psnr
+        logged[f"{name}/ssim"] = row.ssim
+        if not pd.isna(row.psnr_hole):
+            logged[f"{name}/psnr_hole"] = row.psnr_hole
+    sides = named(rows).pivot_table(
+        index=["problem", "method"], columns="distribution", values="psnr"
+    )
+    if {"in", "out"} <= set(sides.columns):
+        for (problem, method), gap in (sides["in"] - sides["out"]).dropna().items():
+            logged[f"{prefix}/{problem}/gap/{method}/psnr"] = gap
+    return logged
+
+
+def comparable(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of images that every recovery of their problem and set includes.
+
+    A recovery at the end takes in more images than those while training: their means do not
+    belong on one curve. One that was interrupted, and has fewer images than most, is left out.
+    """
+    by = ["problem", "dataset", "method"]
+    counts = rows.groupby([*by, "images_seen"], as_index=False)["image"].nunique()
+    usual = counts.groupby(by)["image"].transform(lambda c: c.quantile(0.5, interpolation="lower"))
+    rows = rows.merge(counts.loc[counts["image"] >= usual, [*by, "images_seen"]])
+    times = rows.groupby(by)["images_seen"].transform("nunique")
+    seen = rows.groupby([*by, "image"])["images_seen"]
+    return rows[seen.transform("nunique") == times]
+
+
+def latest(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each run's last recovery, and those that are the same at any time.
+
+    `rows` as `read_rows` gives them: without those of configs that were replaced.
+    """
+    last = rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")
+    return rows[last | rows["prior"].eq("")]
+
+
+def compared(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each run's last rows of the measurements that all its priors and methods recovered.
+
+    Adds the column `recovery`: prior and method, and the run where these are alike in several.
+
+    Raises:
+        ValueError: there is no such measurement.
+    """
+    rows = named(latest(rows))
+    free = rows["prior"].eq("")  # of any prior: the same in every run
+    again = rows.duplicated([*MEASUREMENT, "method", "config"], keep="last")
+    rows = rows[~(free & again)].copy()
+    free = rows["prior"].eq("")
+    rows["recovery"] = rows["method"].where(free, rows["prior"] + ", " + rows["method"])
+    if (rows[~free].groupby("recovery")["run"].nunique() > 1).any():
+        of_run = rows["run"] + ": " + rows["recovery"]
+        rows["recovery"] = rows["recovery"].where(free, of_run)
+    by = rows.groupby(MEASUREMENT)["recovery"].transform("nunique")
+    rows = rows[by == rows["recovery"].nunique()]
+    if rows.empty:
+        raise ValueError("these runs have no problem, image and noise in common")
+    return rows

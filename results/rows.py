@@ -1,0 +1,181 @@
+"""The results table: one row per recovered image, on disk before anything is sent anywhere."""
+
+import csv
+import io
+import itertools
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from core.files import drop_cut_line, whole_lines, write_whole
+
+RECOVERY = ["run", "prior", "images_seen", "dataset"]
+RECOVERY += ["problem", "gamma", "method", "variant", "seed"]
+KEY = [*RECOVERY, "image"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recovered image.
+
+    PSNR in dB; `psnr_hole` inside an inpainting hole, else empty. `kind` is the operator's
+    (`recovery.operators.Operator.kind`), `problem` what the config calls it.
+    """
+
+    run: str
+    prior: str
+    images_seen: int
+    epoch: int
+    dataset: str = ""
+    distribution: str = ""
+    image: str = ""
+    problem: str = ""
+    kind: str = ""
+    method: str = ""
+    variant: str = ""
+    seed: int = 0
+    config: str = ""
+    m: int = 0
+    sigma: float = 0.0
+    gamma: float = 0.0
+    psnr: float = math.nan
+    psnr_hole: float | None = None
+    ssim: float = math.nan
+    objective: float = math.nan
+    residual: float = math.nan
+    latent_norm: float | None = None
+    steps: int = 0
+    evaluations: int = 0
+    seconds: float = math.nan
+    status: str = ""
+
+
+COLUMNS = [field.name for field in fields(Row)]
+TYPES = {field.name: field.type if field.type in (str, int) else float for field in fields(Row)}
+
+
+BEFORE_KINDS = [column for column in COLUMNS if column != "kind"]  # as version 0.1 wrote them
+
+
+class RowFile:
+    """Appends rows to a CSV file; each call is on disk when it returns.
+
+    A last line cut short by a crash is dropped when the file is opened, and a file of version 0.1
+    is given today's columns. Raises ValueError if the file has other columns.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_bytes() if path.exists() else b""
+        header = ",".join(COLUMNS).encode()
+        if header.startswith(text):  # a new file, or one whose first line was cut short
+            path.write_bytes(b"")
+            self._append([COLUMNS])
+            return
+        columns = text.split(b"\n", 1)[0].decode(errors="replace").strip().split(",")
+        if columns == BEFORE_KINDS:
+            _add_kinds(path)
+        elif columns != COLUMNS:
+            raise ValueError(f"{path} has other columns than this version writes: move it away")
+        drop_cut_line(path)
+
+    def append(self, rows: Iterable[Row]) -> None:
+        self._append([_cell(value) for value in asdict(row).values()] for row in rows)
+
+    def _append(self, lines: Iterable[Iterable[Any]]) -> None:
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            os.truncate(self.path, size)  # what a full disk cut short, the next row would go on
+            raise
+
+
+def read_rows(path: Path | str, *, every: bool = False) -> pd.DataFrame:
+    """Rows of a file, or of all `rows*.csv` of a run directory.
+
+    Of rows with one key the last counts (of several files, the file written last), and nothing of
+    a config any of whose images was recovered anew under another one, unless `every` row is asked
+    for. A last line that is cut short, or just being written, is no row.
+
+    Raises FileNotFoundError where there are none.
+    """
+    path = Path(path)
+    files = list(path.glob("rows*.csv")) if path.is_dir() else [path]
+    files.sort(key=lambda file: (file.stat().st_mtime_ns if file.exists() else 0, file.name))
+    if not files or not files[0].exists():
+        raise FileNotFoundError(f"no rows at {path}: expected a rows.csv written by a run")
+    rows = pd.concat([_read(file) for file in files], ignore_index=True)
+    return rows if every else rows[~superseded(rows)].reset_index(drop=True)
+
+
+def superseded(rows: pd.DataFrame) -> pd.Series:
+    """Which rows no longer count: a later one has their key, or their config was replaced.
+
+    A recovery was configured anew if a later row of an image of it has another config. Configs
+    that share no image, as those of processes that round differently, all count.
+    """
+    again = rows.duplicated(KEY, keep="last")
+    last = rows.groupby(KEY, sort=False)["config"].transform("last")
+    replaced = again & (rows["config"] != last)
+    groups = [rows[column] for column in [*RECOVERY, "config"]]
+    return again | replaced.groupby(groups, sort=False).transform("any")
+
+
+def done_images(rows: pd.DataFrame, **key: Any) -> set[str]:
+    """Names of the images whose rows already match every given column, `config` among them."""
+    matches = pd.Series(True, index=rows.index)
+    for column, value in key.items():
+        matches &= rows[column] == value
+    return set(rows.loc[matches, "image"])
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Every row of one file."""
+    empty = {column: ["", "nan"] for column, kind in TYPES.items() if kind is float}
+    rows = pd.read_csv(
+        io.BytesIO(whole_lines(path) or ",".join(COLUMNS).encode()),
+        dtype=TYPES,
+        keep_default_na=False,
+        na_values=empty,
+    )
+    if list(rows.columns) == BEFORE_KINDS:
+        rows["kind"] = rows["problem"].map(kind_by_name)
+        rows = rows[COLUMNS]
+    return rows
+
+
+def kind_by_name(problem: str) -> str:
+    """The kind of a problem of version 0.1, whose rows tell it by the name alone; "" if unknown."""
+    kind = problem.split("-")[0]
+    return kind if kind in ("cs", "denoise", "inpaint") else ""
+
+
+def _add_kinds(path: Path) -> None:
+    """Give a file of version 0.1 the column `kind`, whole or not at all."""
+
+    def lines() -> Iterator[list[str]]:
+        yield COLUMNS
+        place, problem = COLUMNS.index("kind"), BEFORE_KINDS.index("problem")
+        for cells in itertools.islice(csv.reader(old), 1, None):
+            yield [*cells[:place], kind_by_name(cells[problem]), *cells[place:]]
+
+    old = io.StringIO(whole_lines(path).decode())
+    new = io.StringIO()
+    csv.writer(new, lineterminator="\n").writerows(lines())
+    write_whole(path, new.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return "" if value is None else value

@@ -1,0 +1,212 @@
+"""The command line of train.py: LightningCLI with run directories, resuming, and every callback."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from jsonargparse import ArgumentError
+from pytorch_lightning.accelerators import MPSAccelerator
+from pytorch_lightning.callbacks import LambdaCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment
+from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.utilities import rank_zero_only
+
+from callbacks.checkpoints import Checkpoints, WholeFiles, newest_checkpoint
+from callbacks.progress import ImageProgress
+from callbacks.quality import SampleQuality
+from callbacks.recovery import RecoveryDuringTraining
+from callbacks.samples import Samples
+from cli.configs import with_one_config
+from cli.types import register_types
+from core.files import write_whole
+from core.precision import require_full_precision
+from datamodules.faces import FaceDataModule
+from lightning_modules.clock import ClockedModule
+from priors.checkpoint import read_checkpoint
+from priors.load import load_network
+from priors.weights import fingerprint, require_same_architecture
+from training.metrics_file import MetricsFile
+from training.run import Run, changes, show_results
+from training.wandb import wandb_logger
+
+DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
+
+
+class Train(LightningCLI):
+    """Trains, from the newest checkpoint of the run where there is one.
+
+    Args:
+        arguments: of the command line, `fit` first; by default the process's own.
+
+    Raises:
+        ValueError: naming the key, before the run leaves a trace.
+    """
+
+    def __init__(self, arguments: Sequence[str] | None = None) -> None:
+        register_types()
+        arguments = sys.argv[1:] if arguments is None else arguments
+        super().__init__(
+            ClockedModule,
+            FaceDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            trainer_defaults={"callbacks": [ImageProgress()]},
+            parser_kwargs={"fit": {"default_config_files": [str(DEFAULTS)]}},
+            args=with_one_config(arguments, DEFAULTS),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # Named groups, so that a later --config file changes one key of one callback.
+        parser.add_class_arguments(Run, "run")
+        parser.add_lightning_class_args(Samples, "samples")
+        parser.add_lightning_class_args(SampleQuality, "quality")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(RecoveryDuringTraining, "recovery")
+
+    def before_instantiate_classes(self) -> None:
+        trainer = self.config.fit.trainer
+        for key in ("max_epochs", "max_steps"):
+            if trainer[key] not in (-1, None):
+                raise ValueError(
+                    f"trainer.{key} = {trainer[key]} is not used: batch sizes and the number of "
+                    "optimisers change what it means. Set model.total_images instead."
+                )
+        require_full_precision()
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        self.run: Run = self.config_init.fit.run
+        self.check_against_earlier_config()
+        self.begin()
+        directory = self.run.directory
+        return super().instantiate_trainer(
+            logger=[MetricsFile(directory / "metrics.jsonl")],
+            default_root_dir=str(directory),
+            plugins=plugins_with(self.config_init.fit.trainer.plugins),
+            **kwargs,
+        )
+
+    def check_against_earlier_config(self) -> None:
+        """Show what differs from the run's earlier config; refuse what changes its meaning."""
+        path = self.run.directory / "config.yaml"
+        if not path.exists():
+            return
+        lines, refused = changes(self.earlier_config(path), yaml.safe_load(self.config_text()))
+        if refused and not self.run.accept_changes:
+            raise ValueError(
+                f"{self.run.directory} holds a run with another config:\n"
+                + "\n".join(lines)
+                + f"\n{refused[0]} changes what the run is. Choose another run.name, or "
+                "pass --run.accept_changes true to continue with the new values."
+            )
+        if lines:
+            say("The config has changed since this run was last started:", *lines)
+
+    def earlier_config(self, path: Path) -> dict[str, Any]:
+        """A run's config.yaml as today's parser reads it: options that it lacks at their defaults.
+
+        Raises ValueError, naming the file, where it cannot be read.
+        """
+        parser = self._parser("fit")
+        try:
+            read = parser.parse_string(path.read_text(), _skip_validation=True)
+            return dict(yaml.safe_load(parser.dump(read, skip_unset=False, skip_validation=True)))
+        except (ArgumentError, yaml.YAMLError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged or of another version: {error}") from error
+
+    def begin(self) -> None:
+        """Give a new run the weights of run.begin_from; one with a checkpoint has had them."""
+        path = self.run.begin_from
+        if path is None:
+            return
+        if self.config_init.fit.ckpt_path is not None:
+            raise ValueError("--ckpt_path and run.begin_from cannot both be where a run begins")
+        if newest_checkpoint(self.run.directory) is None:
+            network, images_seen, before, _ = load_network(path)
+            self.model.take_weights(network)
+            origin = Path(path).resolve()
+            name = origin.parent.parent.name if origin.is_file() else origin.name
+            weights = fingerprint(network.state_dict())
+            said = f"{name} ({images_seen:,} images, fingerprint {weights})"
+            self.model.begun_from = f"{said}, begun from {before}" if before else said
+            say(f"Beginning from the weights of {self.model.begun_from}")
+
+    def config_text(self) -> str:
+        return str(self._parser("fit").dump(self.config.fit, skip_unset=False))
+
+    def before_fit(self) -> None:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RecoveryDuringTraining):
+                callback.check(self.model.image_shape, self.model.prior())
+        size, data_size = self.model.image_shape[-1], self.datamodule.image_size
+        if size != data_size:
+            raise ValueError(
+                f"the model's image_size is {size} and data.image_size is {data_size}: set both "
+                "to the same"
+            )
+        if not self.model.automatic_optimization:
+            for key, instead, unset in (
+                ("gradient_clip_val", "clip_norm", (None, 0)),
+                ("accumulate_grad_batches", "accumulate", (1,)),
+            ):
+                if getattr(self.trainer, key) not in unset:
+                    raise ValueError(
+                        f"trainer.{key} cannot serve two optimisers. Set model.{instead} instead."
+                    )
+        if isinstance(self.trainer.accelerator, MPSAccelerator):
+            raise ValueError(
+                "Apple's MPS has no float64, which inverses and metrics need: "
+                "set trainer.accelerator to cpu"
+            )
+        # Written once training can start: a config that fails before leaves no trace.
+        write = LambdaCallback(on_train_start=lambda *_: self.write_config())
+        self.trainer.callbacks.insert(0, write)  # type: ignore[attr-defined]
+
+    def fit(self, model: ClockedModule, **kwargs: Any) -> None:
+        """Train from the run's newest checkpoint, else from --ckpt_path, else from the start.
+
+        W&B hears of the run last, once everything else has been looked at.
+        """
+        checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
+        if checkpoint is not None:
+            say(f"Resuming from {checkpoint}")
+            saved = read_checkpoint(checkpoint)["state_dict"]
+            require_same_architecture(model.state_dict(), saved)
+        self.datamodule.setup("fit")
+        self.trainer.loggers += wandb_logger(self.run)
+        self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
+
+    @rank_zero_only
+    def write_config(self) -> None:
+        write_whole(self.run.directory / "config.yaml", self.config_text())
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(self.config_text()))
+
+    def after_fit(self) -> None:
+        if self.trainer.is_global_zero:
+            show_results(self.run.directory)
+
+
+def plugins_with(named: Any) -> list[Any]:
+    """The config's plugins of the Trainer, and those that every run has."""
+    plugins = [*named] if isinstance(named, list) else [] if named is None else [named]
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(WholeFiles())
+    if SLURMEnvironment.detect() and not any(isinstance(p, ClusterEnvironment) for p in plugins):
+        # a requeued job resumes from its own checkpoint: no further one, in the middle of a step
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return plugins
+
+
+@rank_zero_only
+def say(*lines: str) -> None:
+    print("\n".join(lines), flush=True)

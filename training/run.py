@@ -1,0 +1,108 @@
+"""Where a run lives, what it was, and what it leaves to look at."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from rich.console import Console
+
+from report.curves import training_curves
+from report.terminal import show, summary_table
+from results.rows import read_rows
+
+# What a resumed run may change: lengths, logging and the machine it runs on.
+CHANGEABLE = (
+    "trainer.",
+    "run.",
+    "recovery.",
+    "checkpoints.",
+    "samples.",
+    "quality.",
+    "ckpt_path",
+    "weights_only",
+    "model.init_args.total_images",
+    "data.init_args.root",
+    "data.init_args.num_workers",
+    "data.init_args.validation_batch_size",
+)
+PINNED = ("trainer.accumulate_grad_batches", "run.begin_from")  # of these, not to be changed
+
+
+@dataclass
+class Run:
+    """Where a run lives and reports to.
+
+    Attributes:
+        name: its folder is <root>/<name>; a run that exists there is resumed.
+        root: folder of all runs.
+        wandb: auto is online if a W&B key is set, else offline.
+        project: W&B project.
+        accept_changes: resume even if architecture, data, optimisation or seed have changed.
+        begin_from: a run, a checkpoint or an exported prior whose flow a new run begins from, at
+            0 images seen; to go on with a run's optimiser and clock, --ckpt_path.
+    """
+
+    name: str
+    root: str = "runs"
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "invertible-priors"
+    accept_changes: bool = False
+    begin_from: str | None = None
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.root) / self.name
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What differs between two configs of a run: a line each, and the keys a run may not change."""
+    old, new = flatten(before), flatten(after)
+    changed = sorted(key for key in {**old, **new} if old.get(key) != new.get(key))
+    lines = [f"  {key}: {old.get(key)} -> {new.get(key)}" for key in changed]
+    refused = [key for key in changed if not key.startswith(CHANGEABLE) or key in PINNED]
+    return lines, refused
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested config as {dotted key: value}."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config of a run. Raises ValueError, naming the file, for anything else."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is damaged: it holds no config")
+    return config
+
+
+def show_results(directory: Path) -> None:
+    """The last recovery as a table, and where everything is."""
+    console = Console()
+    try:
+        rows = read_rows(directory)
+        if len(rows):
+            show(summary_table(rows))
+            training_curves(directory).savefig(directory / "curves.png", dpi=110)
+    except FileNotFoundError:
+        console.print("No image has been recovered yet.")
+    for name, what in (
+        ("curves.png", "likelihood and recovery while training"),
+        ("rows.csv", "one row per recovered image"),
+        ("metrics.jsonl", "every number logged while training"),
+        ("pictures", "truth | measurement | recovery"),
+        ("samples", "samples from the prior"),
+        ("checkpoints", "to resume from and to load the prior from"),
+    ):
+        if (directory / name).exists():
+            console.print(f"{directory / name}: {what}", highlight=False, soft_wrap=True)
