@@ -104,7 +104,12 @@ class ClockedModule(pl.LightningModule):
     def advance_clock(self, batch_size: int) -> None:
         """Count a micro-batch of `batch_size` images on every rank."""
         self.images_seen += batch_size * self.trainer.world_size
-        self.log("images_seen", float(self.images_seen))
+        self.log_clock()
+
+    def log_clock(self, sync_dist: bool = False) -> None:
+        """Log `images_seen`, in float64: Lightning's own float32 holds no count past 2^24."""
+        seen = torch.tensor(self.images_seen, dtype=torch.float64, device=self.device)
+        self.log("images_seen", seen, reduce_fx="max", sync_dist=sync_dist)  # the same on all ranks
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop when due, after a whole optimiser step: none of the images counted is lost."""

@@ -134,7 +134,7 @@ class MaximumLikelihood(ClockedModule):
         )
 
     def on_validation_epoch_end(self) -> None:
-        self.log("images_seen", float(self.images_seen), sync_dist=True)  # the same on all ranks
+        self.log_clock(sync_dist=True)
 
     # --- optimisation ------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ a method that has no such axis: a horizontal line) and psnr; the means also sem,
 psnr_hole and psnr_hole_sem.
 """
 
+import itertools
 import math
-import zlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,9 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+Styles = dict[str, tuple[str, str]]  # colour and marker by method
+
 SET = ["dataset", "distribution"]
 SIDE = {"in": "in distribution", "out": "out of distribution"}
 MARKERS = "osD^vPX*<>hd"
+COLOURS = [f"C{index}" for index in range(10)]
 SET_MARKERS = "osDv"
 M_TICKS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -53,13 +56,13 @@ def best_first(cells: pd.DataFrame) -> pd.DataFrame:
 
 def m_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure]:
     """PSNR and SSIM against m/n, a figure per set."""
-    figures = {}
+    figures, styles = {}, styles_of([*means["method"], *beside["method"]])
     for value, spread, label in (("psnr", "sem", "PSNR (dB)"), ("ssim", "ssim_sem", "SSIM")):
         theirs = beside if value == "psnr" else beside.iloc[:0]
         for (dataset, distribution), part in means.groupby(SET, sort=False):
             other = _of_set(theirs, dataset, distribution)
             figure, axes = _panel()
-            _curves(axes, part, other, value, spread)
+            _curves(axes, part, other, value, spread, styles)
             axes.set(xlabel="measurements, m/n", ylabel=f"mean {label}", xscale="log")
             axes.set_ylim(_limits(means[value], theirs.get(value)))
             axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:g}%")
@@ -73,13 +76,13 @@ def m_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure]:
 
 def gamma_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure]:
     """PSNR against gamma, a figure per noise level and set."""
-    figures = {}
+    figures, styles = {}, styles_of([*means["method"], *beside["method"]])
     everywhere = pd.concat([means["x"], beside["x"]])
     smallest = everywhere[everywhere > 0].min()
     for (setting, dataset, distribution), part in means.groupby(["setting", *SET], sort=False):
         other = _of_set(beside[beside["setting"] == setting], dataset, distribution)
         figure, axes = _panel()
-        _curves(axes, part, other, "psnr", "sem")
+        _curves(axes, part, other, "psnr", "sem", styles)
         axes.set(xlabel="weight of the penalty, γ", ylabel="mean PSNR (dB)")
         axes.set_xscale("symlog", linthresh=smallest, linscale=0.4)  # 0 has its place
         axes.set_xlim(left=-smallest / 4)
@@ -92,22 +95,26 @@ def gamma_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure
 
 def method_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure]:
     """PSNR of every method, inside the hole too where there is one: dots, a figure per problem."""
-    figures = {}
+    figures, styles = {}, styles_of([*means["method"], *beside["method"]])
     for setting, part in means.groupby("setting", sort=False):
         theirs = beside[beside["setting"] == setting]
         if part["psnr_hole"].notna().any():
-            figure = _dots(part, beside.iloc[:0], "psnr_hole", "psnr_hole_sem")
+            figure = _dots(part, beside.iloc[:0], "psnr_hole", "psnr_hole_sem", styles)
             figures[f"PSNR inside the hole, {setting}"] = figure
         hollow = "; hollow: published at 64px" if not theirs.empty else ""
-        figures[f"PSNR, {setting}{hollow}"] = _dots(part, theirs, "psnr", "sem")
+        figures[f"PSNR, {setting}{hollow}"] = _dots(part, theirs, "psnr", "sem", styles)
     return figures
 
 
 def _curves(
-    axes: Axes, means: pd.DataFrame, published: pd.DataFrame, value: str, spread: str
+    axes: Axes,
+    means: pd.DataFrame,
+    published: pd.DataFrame,
+    value: str,
+    spread: str,
+    styles: Styles,
 ) -> None:
     """Means against x, with standard errors; without x, a horizontal line."""
-    styles = _styles([*means["method"], *published["method"]])
     for method, part in best_first(means).groupby("method", sort=False):
         colour, marker = styles[method]
         part = part.sort_values("x")
@@ -133,11 +140,12 @@ def _curves(
         axes.plot(part["x"], part[value], f"{marker}--", color=colour, mfc="none", ms=5, lw=1)
 
 
-def _dots(means: pd.DataFrame, published: pd.DataFrame, value: str, spread: str) -> Figure:
+def _dots(
+    means: pd.DataFrame, published: pd.DataFrame, value: str, spread: str, styles: Styles
+) -> Figure:
     """Methods from the best down; a set is told by its marker."""
     order = means.groupby("method")[value].mean().sort_values(na_position="first").index
     height = {method: place for place, method in enumerate(order)}
-    styles = _styles(means["method"])
     figure, axes = _panel(1.5 + 0.36 * len(order))
     sets = list(means.groupby(SET, sort=False))
     handles = []
@@ -168,24 +176,42 @@ def _dots(means: pd.DataFrame, published: pd.DataFrame, value: str, spread: str)
     return figure
 
 
-def _styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker by method.
+def styles_of(methods: Iterable[str]) -> Styles:
+    """Colour and marker by method: no two have both in common, and no colour returns before all
+    have been used.
 
-    Variants, `glow (last)`, share the method's colour and differ by marker; where a figure has
-    nothing but variants of one method, they differ by colour too.
+    Variants, `glow (last)`, share the method's colour and differ by marker; where there is nothing
+    but variants of one method, they differ by colour too.
     """
-    bases = {name: name.split(" (")[0] for name in names}
-    alone = len(set(bases.values())) == 1
-    styles: dict[str, tuple[str, str]] = {}
+    names = list(dict.fromkeys(methods))
+    bases = list(dict.fromkeys(name.split(" (")[0] for name in names))
+    known = {base: STYLES[base] for base in bases if base in STYLES}
+    free = [c for c in COLOURS if c not in {colour for colour, _ in known.values()}]
+    others = [base for base in bases if base not in known]
+    colours = itertools.chain(free, itertools.cycle(COLOURS))
+    taken = set(known.values())
+    for base, colour in zip(others, colours, strict=False):
+        style = next((colour, m) for m in MARKERS if (colour, m) not in taken)
+        taken.add(style)
+        known[base] = style
+    styles: Styles = {}
     seen: dict[str, int] = {}
-    for name, base in bases.items():
-        colour, marker = STYLES.get(base, (f"C{zlib.crc32(base.encode()) % 10}", MARKERS[0]))
+    for name in names:
+        base = name.split(" (")[0]
+        colour, marker = known[base]
         nth = seen[base] = seen.get(base, -1) + 1
         if nth:
-            marker = MARKERS[nth % len(MARKERS)]
-            colour = f"C{(int(colour[1:]) + nth) % 10}" if alone else colour
+            marker = MARKERS[(MARKERS.index(marker) + nth) % len(MARKERS)]
+            colour = f"C{(int(colour[1:]) + nth) % 10}" if len(bases) == 1 else colour
         styles[name] = colour, marker
     return styles
+
+
+def drawn(means: pd.DataFrame) -> pd.DataFrame:
+    """What figures show: of an untrained network the last iterate alone, as published."""
+    base = means["method"].str.split(" (", regex=False).str[0]
+    last = set(base[means["method"].str.endswith(" (last)")])
+    return means[~base.isin(last) | means["method"].str.endswith(" (last)")]
 
 
 def _panel(height: float = 3.3) -> tuple[Figure, Axes]:
