@@ -1,4 +1,4 @@
-"""Turns a folder, zip or tar of images into WebDataset shards and an index.
+"""Turns a folder, zip or tar of images, or one image, into WebDataset shards and an index.
 
     python -m datamodules.prepare photos data/64px/my-faces --image-size 64
 
@@ -208,7 +208,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     about = "Turns a folder, zip or tar of images into WebDataset shards: see docs/data.md."
     parser = argparse.ArgumentParser("python -m datamodules.prepare", description=about)
     add, listed = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder (with subfolders), zip or tar(.gz)")
+    add("source", type=Path, metavar="SOURCE", help="folder (with subfolders), zip, tar(.gz) or image")
     add("out", type=Path, metavar="OUT", help="folder to make: shards and index.json")
     add("--image-size", type=positive, required=True, help="side of the stored square, in pixels")
     box = "box in pixels, fractions allowed, applied before the centre square"

@@ -81,6 +81,8 @@ def list_source(path: Path) -> Iterator[Entry]:
     """Every file there; raises what zipfile and tarfile do for damage."""
     if path.is_dir():
         yield from list_folder(path)
+    elif is_image(path.name):
+        yield Entry(path.name, path.stat().st_size)
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
@@ -94,21 +96,24 @@ def list_source(path: Path) -> Iterator[Entry]:
                     yield Entry(normpath(member.name), size, member.offset_data)
 
 
+def is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
 def find_images(path: Path) -> tuple[dict[str, Entry], dict[str, int]]:
     """The images in a source by name, and how many other files of each kind it holds."""
     try:  # in a dictionary the last counts where an archive holds a name twice, as when unpacked
         entries = {entry.name: entry for entry in list_source(path)}
     except DAMAGED as error:
-        raise DataError(f"{path}: no folder, zip or tar, or a damaged one") from error
+        raise DataError(f"{path}: no image, folder, zip or tar, or a damaged one") from error
     images, ignored = {}, Counter[str]()
     for entry in entries.values():
-        suffix = PurePosixPath(entry.name).suffix.lower()
         if entry.size < 0:
             ignored["link or special file"] += 1
         elif any(part.startswith((".", "__MACOSX")) for part in entry.name.split("/")):
             ignored["hidden"] += 1
-        elif suffix not in SUFFIXES:
-            ignored[suffix or "no extension"] += 1
+        elif not is_image(entry.name):
+            ignored[PurePosixPath(entry.name).suffix.lower() or "no extension"] += 1
         else:
             images[entry.name] = entry
     if not images:
@@ -180,6 +185,8 @@ def open_source(path: Path, scratch: Path) -> Reader:
     """What reads the source, from any thread. A compressed tar is first unpacked to `scratch`."""
     if path.is_dir():
         return lambda entry: (path / entry.name).read_bytes()
+    if is_image(path.name):
+        return lambda entry: path.read_bytes()
     if zipfile.is_zipfile(path):
         archive = zipfile.ZipFile(path)
         return lambda entry: archive.read(entry.name)

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -155,7 +155,9 @@ class Sets(Mapping[str, ImageSet]):
     def _load(self, name: str) -> ImageSet:
         size = self.evaluation.image_size
         if name in DRAWN_FACES:
-            return drawn_faces(name, size, DRAWN)
+            return replace(
+                drawn_faces(name, size, DRAWN), distribution=self.evaluation.sets[name]
+            )
         index = prepared_set("data", self.evaluation.data, name, size)
         images, names = load_images(index, self.evaluation.images_used(name))
         if not names:

@@ -38,8 +38,9 @@ from evaluation.outcome import (
 from evaluation.plan import Bench, Task, current, plan, require_defined, tasks_of
 from evaluation.pool import perform_all
 from evaluation.time_left import TimeLeft
-from report.experiments import read_published, recovery_section
+from report.experiments import recovery_section
 from report.page import Section, save_figures, write_markdown, write_page
+from report.published import read_published
 from results.identity import ConfigTexts
 from results.rows import COLUMNS, RowFile, read_rows
 from results.trial import Job

@@ -471,7 +471,7 @@ def test_clear_errors(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "No such file or directory: '" in error(tmp_path / "nowhere")
     assert "empty: no images (.bmp" in error(empty)
     assert "only {'.txt': 1}" in error(words)
-    assert "a.txt: no folder, zip or tar, or a damaged one" in error(words / "a.txt")
+    assert "a.txt: no image, folder, zip or tar, or a damaged one" in error(words / "a.txt")
     assert "inside SOURCE" in error(folder, out="faces/out")
     assert "words: not empty, and not made by prepare" in error(folder, out="words")
     assert "Not a directory: '" in error(folder, out="words/a.txt")
@@ -485,7 +485,7 @@ def test_clear_errors(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     )
     damaged = archive(folder, "tar.gz")
     damaged.write_bytes(damaged.read_bytes()[:-900])
-    assert "faces.tar.gz: no folder, zip or tar, or a damaged one" in error(damaged)
+    assert "faces.tar.gz: no image, folder, zip or tar, or a damaged one" in error(damaged)
     assert run(folder, tmp_path / "out") == 0  # none of the above left anything behind
 
 
