@@ -208,7 +208,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     about = "Turns a folder, zip or tar of images into WebDataset shards: see docs/data.md."
     parser = argparse.ArgumentParser("python -m datamodules.prepare", description=about)
     add, listed = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder (with subfolders), zip, tar(.gz) or image")
+    add(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="a folder, zip, tar(.gz) or image",
+    )
     add("out", type=Path, metavar="OUT", help="folder to make: shards and index.json")
     add("--image-size", type=positive, required=True, help="side of the stored square, in pixels")
     box = "box in pixels, fractions allowed, applied before the centre square"

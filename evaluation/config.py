@@ -155,9 +155,7 @@ class Sets(Mapping[str, ImageSet]):
     def _load(self, name: str) -> ImageSet:
         size = self.evaluation.image_size
         if name in DRAWN_FACES:
-            return replace(
-                drawn_faces(name, size, DRAWN), distribution=self.evaluation.sets[name]
-            )
+            return replace(drawn_faces(name, size, DRAWN), distribution=self.evaluation.sets[name])
         index = prepared_set("data", self.evaluation.data, name, size)
         images, names = load_images(index, self.evaluation.images_used(name))
         if not names:

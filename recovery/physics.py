@@ -166,15 +166,18 @@ class Physics(Operator):
         example = torch.rand(1, *self.image_shape, generator=torch.Generator().manual_seed(0))
         example = example.to(device_of(self.physics))
         try:
-            return self.A(example)
-        except (RuntimeError, ValueError, AttributeError, TypeError) as error:
-            self._complex = True  # it may take complex images: ours have an imaginary part of 0
             try:
                 return self.A(example)
-            except (RuntimeError, ValueError, AttributeError, TypeError):
-                raise ValueError(
-                    f"{self.label} does not measure images of shape {self.image_shape}: {error}"
-                ) from error
+            except RuntimeError:  # of torch, where an image of real numbers meets complex ones
+                if not holds_complex(self.physics):
+                    raise
+                self._complex = True  # our images have an imaginary part of 0
+                return self.A(example)
+        except Exception as error:  # whatever a foreign operator raises, told as what it is
+            raise ValueError(
+                f"{self.label} does not measure images of shape {self.image_shape}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     @property
     def label(self) -> str:
@@ -254,6 +257,10 @@ def is_linear(physics: nn.Module) -> bool:
     from deepinv.physics import LinearPhysics
 
     return isinstance(physics, LinearPhysics)
+
+
+def holds_complex(physics: nn.Module) -> bool:
+    return any(tensor.is_complex() for tensor in (*physics.buffers(), *physics.parameters()))
 
 
 def device_of(physics: nn.Module) -> torch.device:

@@ -307,3 +307,16 @@ def test_a_physics_of_other_images_is_refused() -> None:
 
 def test_physics_is_operator() -> None:
     assert isinstance(operator("blur"), Physics)
+
+
+def test_what_a_physics_raises_is_told_and_not_tried_again() -> None:
+    calls: list[torch.dtype] = []
+
+    class Broken(deepinv.physics.LinearPhysics):
+        def A(self, x: Tensor, **kwargs: Any) -> Tensor:
+            calls.append(x.dtype)
+            raise KeyError("table")
+
+    with pytest.raises(ValueError, match=r"Broken does not measure.*KeyError: 'table'"):
+        Physics(SHAPE, Broken())
+    assert calls == [torch.float32]
