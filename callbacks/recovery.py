@@ -26,7 +26,7 @@ from recovery.physics import Deepinv
 from results.identity import ConfigTexts, describe
 from results.means import scalars
 from results.rows import KEY, Row, RowFile, read_rows
-from results.trial import Job, Problem, Trial, run_trials
+from results.trial import Job, Problem, Trial, measurement_as_image, run_trials
 
 
 @dataclass(frozen=True)
@@ -263,11 +263,9 @@ class RecoveryDuringTraining(Checkpoint):
         """Keep truth, measurement or its adjoint, and recovery of the first images of a set."""
         grid = pictures.setdefault(f"{job.template.problem}/{job.images.name}", {})
         y = trial.y
-        seen = trial.truth.new_ones(()).expand_as(trial.truth)  # blank where nothing can be shown
-        if y.shape == trial.truth.shape:
-            seen = y
-        elif job.operator.linear:
-            seen = job.operator.A_adjoint(y)
+        seen = measurement_as_image(y, job.operator)
+        if seen is None:
+            seen = torch.ones_like(trial.truth)  # blank: nothing can be shown
         shown = set(job.images.image_names[: self.pictures])
         for i, row in enumerate(trial.rows[-len(y) :]):
             if row.image in shown:

@@ -17,10 +17,9 @@ from torchvision.utils import save_image
 
 from evaluation.plan import Bench, Task
 from recovery.methods import Progress
-from recovery.operators import Operator
 from results.identity import ConfigTexts
 from results.rows import RowFile
-from results.trial import Trial, run_trials
+from results.trial import Trial, measurement_as_image, run_trials
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Worker:
                 progress=progress,
             )
             trial = next(trials)  # the images of a task are recovered at once
-            seen = as_image(trial, job.operator)
+            seen = measurement_as_image(trial.y, job.operator)
         except torch.AcceleratorError as error:
             # a GPU that failed once fails at once at everything: it would empty the queue
             raise RuntimeError(
@@ -101,13 +100,6 @@ class Worker:
                     part = folder / f"{name}.part"
                     save_image(images[i].clamp(0, 1), part, format="png")
                     os.replace(part, folder / f"{name}.png")
-
-
-def as_image(trial: Trial, operator: Operator) -> Tensor | None:
-    """What was measured, as images: y itself, or its adjoint; None of a non-linear operator."""
-    if trial.y.shape == trial.truth.shape:
-        return trial.y
-    return operator.A_adjoint(trial.y) if operator.linear else None
 
 
 def perform_all(

@@ -228,7 +228,7 @@ class Adversarial(ClockedModule):
     def generator_step(self, parts: list[MicroBatch], fakes: list[Tensor]) -> None:
         """Update the generator against the discriminator as it is now."""
         total = torch.zeros((), device=self.device)
-        with frozen(self.discriminator):
+        with held_fixed(self.discriminator):
             for part, fake in zip(parts, fakes, strict=True):
                 fake = fake if fake.requires_grad else self.generate(part.z)
                 loss = self.generator_loss(self.judge(fake + part.noise_on_fake))
@@ -355,7 +355,7 @@ class Adversarial(ClockedModule):
 
 
 @contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
+def held_fixed(network: nn.Module) -> Iterator[None]:
     """Gradients pass through the network and leave none in it."""
     network.requires_grad_(False)
     try:

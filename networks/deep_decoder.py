@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks.dcgan import doublings
+from networks.sizes import doublings
 
 
 class Pixelwise(nn.Linear):

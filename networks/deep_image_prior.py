@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks.dcgan import doublings
+from networks.sizes import doublings
 
 
 def block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:

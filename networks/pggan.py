@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks.dcgan import SMALLEST, doublings
+from networks.sizes import SMALLEST, doublings
 
 GROUP = 4  # images per minibatch standard deviation
 

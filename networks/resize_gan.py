@@ -6,7 +6,7 @@ throughout; the discriminator strides. It is not DCGAN, which needs hours; see `
 
 from torch import Tensor, nn
 
-from networks.dcgan import SMALLEST, doublings
+from networks.sizes import SMALLEST, doublings
 
 
 class Generator(nn.Module):

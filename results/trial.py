@@ -108,6 +108,13 @@ class Job:
         return [i for i, name in enumerate(self.images.image_names) if name not in done]
 
 
+def measurement_as_image(y: Tensor, operator: Operator) -> Tensor | None:
+    """What was measured, as images: y itself, or its adjoint; None of a non-linear operator."""
+    if tuple(y.shape[1:]) == operator.image_shape:
+        return y
+    return operator.A_adjoint(y) if operator.linear else None
+
+
 def run_trials(
     images: ImageSet,
     operator: Operator,

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from networks import dcgan, pggan, resize_gan
-from networks.dcgan import doublings
+from networks.sizes import doublings
 
 
 def count(network: nn.Module) -> int:
