@@ -21,7 +21,7 @@ from results.rows import read_rows
 from tests.helpers import Killed, kill_at, refused
 from training.cli import Train
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 COMMON = [
     "--config=configs/demo_gan.yaml",

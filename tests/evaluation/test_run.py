@@ -36,7 +36,7 @@ from studies.bias import Bias, read_attributes
 from studies.study import Given, Tables
 from tests.conftest import TINY
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 CONFIGS = sorted((REPOSITORY / "configs" / "evaluate").glob("*.yaml"))
 EXPERIMENTS = [path for path in CONFIGS if path.stem not in ("defaults", "small")]
 

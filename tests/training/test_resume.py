@@ -37,7 +37,7 @@ from tests.helpers import Killed, kill_at, refused
 from training.cli import Train, plugins_with
 from training.run import flatten
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 OVERLAYS = {"defaults.yaml", "baselines.yaml", "cluster.yaml", "paper_parity.yaml"}
 OVERLAYS |= {"glow_celeba32_deep.yaml"}

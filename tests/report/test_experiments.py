@@ -20,7 +20,7 @@ N = 12_288
 NOTHING = read_published().iloc[:0]
 IN = {"dataset": "celeba-test", "distribution": "in"}
 OUT = {"dataset": "ffhq-test", "distribution": "out"}
-CONFIGS = Path(__file__).parents[1] / "configs" / "evaluate"
+CONFIGS = Path(__file__).parents[2] / "configs" / "evaluate"
 PUBLISHED = [
     path.stem for path in sorted(CONFIGS.glob("*.yaml")) if "\npublished: true" in path.read_text()
 ]

@@ -33,7 +33,7 @@ from studies.samples import Samples, picture, statistics
 from studies.study import Given, Study, Tables
 from studies.theorem1 import Theorem1, best_bound, lower_bound, squared_errors, upper_bound
 from studies.toy import PointSet, RealNVPToy, moons, plane, ring
-from tests.test_glow import images_to_initialize, perturbed, small
+from tests.networks.test_glow import images_to_initialize, perturbed, small
 
 
 class LinearFlow:

@@ -23,7 +23,7 @@ from priors.weights import first_difference
 from tests.conftest import TINY
 from training.cli import Train
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 SHORT = [
     "--data.training_images=20",
     "--recovery.during.problems=[]",

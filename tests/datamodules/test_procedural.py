@@ -21,7 +21,7 @@ from datamodules.procedural import (
     render,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def cheek(image: np.ndarray) -> float:
