@@ -152,7 +152,6 @@ def test_a_missing_held_out_set_is_refused_before_training(
 def test_logged_while_training_which_is_left_untouched(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setattr(quality, "load_inception", lambda path: Features())
     quiet = ["--recovery.during.problems=[]", "--recovery.at_end.problems=[]"]
     options = ["--run.name=on", "--quality.inception_weights=any.pth", "--quality.images=4"]
@@ -179,7 +178,6 @@ def test_logged_while_training_which_is_left_untouched(
 def test_a_missing_file_is_named_before_training(
     tiny: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
     os.environ.pop("INVERTIBLE_PRIORS_TRACEBACK", None)
     with pytest.raises(SystemExit):
         train.main([*tiny, "--quality.inception_weights=nowhere.pth"])

@@ -1,4 +1,4 @@
-"""Methods free of a prior: linear ones, and what training makes of all of them."""
+"""Recovery while training: which methods, when, and what is refused before."""
 
 import importlib.util
 import json
@@ -7,21 +7,121 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
+from PIL import Image
 
 import train
-from core.seeds import generator
 from lightning_modules.clock import ClockedModule
-from recovery.lasso import Lasso
-from recovery.linear import Adjoint, PseudoInverse, back_project
-from recovery.metrics import psnr
-from recovery.operators import Denoising, GaussianSensing, Inpainting
 from results.means import compared, latest, means
-from results.rows import read_rows
-from tests.helpers import refused, without_recovery
+from results.rows import KEY, RowFile, read_rows
+from tests.helpers import Killed, assert_same_checkpoint, losses, refused, run, without_recovery
 from training.cli import Train
 
-SHAPE = (3, 8, 8)
+
+def test_the_same_images_noise_and_operators_every_epoch(tiny: list[str]) -> None:
+    rows = read_rows(run(tiny, "--model.learning_rate=0"))
+    problem = rows[(rows["problem"] == "cs-10%")]
+    by_epoch = problem.pivot_table(index=["dataset", "image"], columns="images_seen", values="psnr")
+    assert by_epoch.shape == (6, 2)
+    assert (by_epoch[64] - by_epoch[128]).abs().max() < 0.02  # only the average still settles
+
+
+def test_recovery_leaves_training_untouched(tiny: list[str], tmp_path: Path) -> None:
+    on = run(tiny)
+    off = run(
+        tiny,
+        "--run.name=off",
+        "--recovery.during.problems=[]",
+        "--recovery.at_end.problems=[]",
+    )
+    assert len(losses(on)) == 24
+    assert losses(on) == losses(off)
+    assert_same_checkpoint(on, off)
+
+
+def test_a_recovery_that_was_due_is_finished_first(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_rows(run(tiny, "--run.name=whole"))
+    append = RowFile.append
+    calls = 0
+
+    def dying(self: RowFile, rows: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Killed
+        append(self, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowFile, "append", dying)
+        with pytest.raises(Killed):
+            run(tiny, "--run.name=resumed")
+    directory = run(tiny, "--run.name=resumed")
+    text = (directory / "rows.csv").read_text().splitlines()
+    resumed = read_rows(directory)
+    assert len(text) == 1 + len(resumed) == 1 + len(whole)  # none lost, none computed twice
+    key = [name for name in KEY if name != "run"]
+    both = whole.merge(resumed, on=key, suffixes=("", "_resumed"))
+    assert len(both) == len(whole)
+    assert (both["psnr"] - both["psnr_resumed"]).abs().max() < 0.02
+
+
+def test_a_recovery_that_was_due_is_finished_on_other_devices(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A global batch of 12 after one of 8: the resumed run is in the middle of an epoch."""
+    append = RowFile.append
+
+    def dying(self: RowFile, rows: Any) -> None:
+        append(self, rows)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowFile, "append", dying)
+        with pytest.raises(Killed):
+            run(tiny)
+    rows = read_rows(run(tiny, "--data.batch_size=12", "--run.accept_changes=true"))
+    due = rows[rows["images_seen"] == 64]
+    assert len(due) == 2 * 2 * 3 and set(due["epoch"]) == {1}  # problems, sets, images
+
+
+def test_recovery_goes_on_with_another_number_of_devices(tiny: list[str]) -> None:
+    """A global batch of 12 after one of 8: epochs end off the multiples of an epoch's images."""
+    run(tiny, "--model.total_images=64")
+    more = ["--model.total_images=264", "--data.batch_size=12", "--run.accept_changes=true"]
+    rows = read_rows(run(tiny, *more))
+    watched = rows[rows["problem"] == "cs-10%"]
+    assert sorted(watched["images_seen"].unique()) == [64, 124, 184, 244]  # 5 steps of 12 apart
+
+
+@pytest.mark.parametrize("method_batches", [2, 16])
+def test_pictures_of_several_methods(tiny: list[str], tmp_path: Path, method_batches: int) -> None:
+    search = "class_path: recovery.latent_search.LatentSearch"
+    methods = f"{{short: {{{search}, init_args: {{evaluations: 2}}}}, long: {{{search}}}}}"
+    directory = run(
+        tiny,
+        "--model.total_images=64",
+        f"--recovery.methods={methods}",
+        "--recovery.at_end.problems=[denoise-0.1]",
+        f"--recovery.batch_size={method_batches}",
+        "--recovery.pictures=5",
+    )
+    with Image.open(directory / "pictures/denoise-0.1/faces-val/000000064.png") as picture:
+        assert picture.size == (4 * 9 + 1, 5 * 9 + 1)  # truth, measurement, short, long
+    assert set(read_rows(directory)["method"]) == {"short", "long"}
+
+
+def test_a_plan_names_its_methods(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    search = "class_path: recovery.latent_search.LatentSearch, init_args"
+    methods = f"{{few: {{{search}: {{evaluations: 2}}}}, more: {{{search}: {{evaluations: 4}}}}}}"
+    options = ["--model.total_images=128", f"--recovery.methods={methods}"]
+    rows = read_rows(run(tiny, *options, "--recovery.during.methods=[few]"))
+    assert set(rows[rows["images_seen"] == 64]["method"]) == {"few"}
+    assert set(rows[rows["images_seen"] == 128]["method"]) == {"few", "more"}
+    said = refused(capsys, [*tiny, *options, "--recovery.at_end.methods=[best]"])
+    assert "no method is named 'best'; defined are few, more" in said
+
+
 METHODS = """
 recovery:
   problems:
@@ -51,59 +151,6 @@ recovery:
   during: {problems: [cs-10%, blur], images: 2, methods: [latent-search, deep-decoder, median]}
   at_end: {problems: [cs-10%, blur], images: 2, methods: [latent-search, deep-decoder, lasso]}
 """
-
-
-# ---- linear methods
-
-
-def test_the_pseudo_inverse_is_lapacks() -> None:
-    operator = GaussianSensing(SHAPE, m=60)
-    x = torch.rand(3, *SHAPE, generator=generator("pseudo")).double()
-    y = operator.A(x)
-    recovery = PseudoInverse(tolerance=1e-10).recover(y, operator)
-    matrix = operator.A(torch.eye(192).double().unflatten(1, SHAPE)).T
-    expected = (y @ torch.linalg.pinv(matrix).T).unflatten(1, SHAPE)
-    assert recovery.status == ("converged",) * 3
-    assert torch.allclose(recovery.image, expected, atol=1e-6)
-    assert (recovery.residual < 1e-6).all()
-
-
-def test_the_pseudo_inverse_says_when_it_was_stopped() -> None:
-    operator = GaussianSensing(SHAPE, m=180)
-    y = operator(torch.rand(2, *SHAPE, generator=generator("stopped")))
-    recovery = PseudoInverse(iterations=2).recover(y, operator)
-    assert recovery.status == ("budget", "budget") and recovery.steps.tolist() == [2, 2]
-
-
-def test_the_pseudo_inverse_does_not_depend_on_its_batch() -> None:
-    operator = GaussianSensing(SHAPE, m=100)
-    y = operator(torch.rand(4, *SHAPE, generator=generator("mates")).double())
-    y[1:] += torch.randn(3, 100, generator=generator("harder"))
-    together = PseudoInverse(tolerance=0.1).recover(y, operator)
-    assert len(set(together.steps.tolist())) > 1
-    for row in range(4):
-        alone = PseudoInverse(tolerance=0.1).recover(y[row : row + 1], operator)
-        assert torch.allclose(alone.image[0], together.image[row], atol=1e-9)
-
-
-def test_back_projection_is_a_start_and_the_pseudo_inverse_of_what_is_missing() -> None:
-    operator = GaussianSensing(SHAPE, m=60)
-    x = torch.rand(2, *SHAPE, generator=generator("back"))
-    y = operator.A(x)
-    nearest = back_project(torch.full_like(x, 0.5), y, operator)
-    assert torch.allclose(operator.A(nearest), y, atol=1e-4)
-    assert (psnr(nearest, x) > psnr(PseudoInverse().recover(y, operator).image, x)).all()
-
-
-def test_the_adjoint_of_denoising_is_the_noisy_image() -> None:
-    operator = Denoising(SHAPE, sigma=0.1)
-    y = operator(torch.rand(2, *SHAPE, generator=generator("adjoint")))
-    recovery = Adjoint().recover(y, operator)
-    assert torch.equal(recovery.image, y) and recovery.status == ("converged", "converged")
-    assert torch.equal(recovery.residual, torch.zeros(2))
-
-
-# ---- while training
 
 
 def with_methods(tiny: list[str], folder: Path, *options: str) -> list[str]:
@@ -222,10 +269,6 @@ def test_an_argument_a_physics_does_not_have_is_named(
     (tmp_path / "methods.yaml").write_text(text)
     error = refused(capsys, arguments)
     assert "deepinv.physics.Blur has no argument 'kernel'; it takes filter, padding" in error
-
-
-def test_inpainting_is_served_by_the_lasso() -> None:
-    Lasso().check(Inpainting(SHAPE))
 
 
 def test_the_baselines_overlay_serves_its_problems(

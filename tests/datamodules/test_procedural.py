@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +19,7 @@ from datamodules.procedural import (
     faces,
     render,
 )
-
-ROOT = Path(__file__).parents[2]
+from tests.conftest import REPOSITORY
 
 
 def cheek(image: np.ndarray) -> float:
@@ -36,9 +34,9 @@ def test_another_process_draws_the_same_bytes() -> None:
         "    for i in (7, 3): print(sha256(render(i, distribution=d, seed=5)).hexdigest())"
     )
     command = [sys.executable, "-c", program]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     here = [render(i, distribution=d, seed=5) for d in ("out", "in") for i in (7, 3)]
-    assert printed.split() == [sha256(image.tobytes()).hexdigest() for image in here]
+    assert ran.stdout.split() == [sha256(image.tobytes()).hexdigest() for image in here]
 
 
 @pytest.mark.parametrize("distribution", ["in", "out"])

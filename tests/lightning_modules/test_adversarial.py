@@ -1,6 +1,5 @@
 """Adversarial training as a user runs it: growing, resuming, several processes, refusals."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,19 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from callbacks.checkpoints import newest_checkpoint
 from lightning_modules import Adversarial, losses
 from networks import dcgan, pggan
 from networks.pggan import Growth
 from priors import load_prior
-from priors.prior import calibrate
 from results.rows import read_rows
-from tests.helpers import Killed, kill_at, refused
-from training.cli import Train
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.conftest import REPOSITORY
+from tests.helpers import Killed, assert_equal, kill_at, logged, refused, run, saved
 
 COMMON = [
     "--config=configs/demo_gan.yaml",
@@ -64,46 +59,9 @@ GROWING = [
 QUIET = ["--recovery.during.problems=[]", "--recovery.at_end.problems=[]"]
 
 
-@pytest.fixture(autouse=True)
-def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setenv("INVERTIBLE_PRIORS_TRACEBACK", "1")
-
-
 @pytest.fixture
 def common(tmp_path: Path) -> list[str]:
     return ["fit", *COMMON, f"--run.root={tmp_path / 'runs'}"]
-
-
-def run(arguments: list[str], *more: str) -> Path:
-    return Train([*arguments, *more]).run.directory
-
-
-def newest(directory: Path) -> dict[str, Any]:
-    path = newest_checkpoint(directory)
-    assert path is not None
-    return torch.load(path, weights_only=True)
-
-
-def logged(directory: Path, name: str) -> dict[int, float]:
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return {int(line["images_seen"]): line[name] for line in lines if name in line}
-
-
-def assert_equal(one: Any, other: Any) -> None:
-    """Equal in every bit, however nested."""
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_equal(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_equal(a, b)
-    else:
-        assert one == other
 
 
 def module(**options: Any) -> Adversarial:
@@ -111,7 +69,7 @@ def module(**options: Any) -> Adversarial:
     return Adversarial(generator, discriminator, total_images=100, **options)
 
 
-# --- a run -----------------------------------------------------------------------------------
+# --- a run
 
 
 @pytest.mark.parametrize("network", [SMALL, GROWING])
@@ -138,8 +96,8 @@ def test_a_run_shows_its_health_and_recovers(common: list[str], network: list[st
 
 
 def test_training_moves_both_networks_and_the_average(common: list[str]) -> None:
-    start = newest(run(common, *SMALL, *QUIET, "--run.name=a", "--model.total_images=8"))
-    end = newest(run(common, *SMALL, *QUIET, "--run.name=b"))["state_dict"]
+    start = saved(run(common, *SMALL, *QUIET, "--run.name=a", "--model.total_images=8"))
+    end = saved(run(common, *SMALL, *QUIET, "--run.name=b"))["state_dict"]
     for name, tensor in start["state_dict"].items():
         if tensor.is_floating_point() and name.endswith("weight"):
             assert not torch.equal(tensor, end[name]), name
@@ -175,40 +133,22 @@ def test_a_discriminator_that_sees_a_shift_learns_it() -> None:
     assert (ours.judge(fake) < 0).all()
 
 
-# --- growth --------------------------------------------------------------------------------
+# --- growth
 
 
 @pytest.mark.parametrize("network", [SMALL, GROWING])
 def test_precision_and_logging_change_nothing(common: list[str], network: list[str]) -> None:
     options = [*common, *network, *QUIET, "--model.total_images=64"]
-    plain = newest(run(options))
+    plain = saved(run(options))
     rough = ["--trainer.precision=bf16-mixed", "--trainer.log_every_n_steps=0"]
-    other = newest(run(options, *rough, "--run.name=rough"))
+    other = saved(run(options, *rough, "--run.name=rough"))
     assert_equal(plain["state_dict"], other["state_dict"])
-
-
-def test_growth_by_images_seen() -> None:
-    growth = Growth(stabilise_images=600, fade_images=400)
-    expected = {
-        0: (0, 1.0),
-        599: (0, 1.0),
-        600: (1, 0.0),
-        700: (1, 0.25),
-        1000: (1, 1.0),
-        1599: (1, 1.0),
-        1600: (2, 0.0),
-        1900: (2, 0.75),
-        2000: (2, 1.0),
-        10**9: (2, 1.0),
-    }
-    assert {images: growth.at(images, 2) for images in expected} == expected
-    assert Growth().stabilise_images == Growth().fade_images == 600_000
 
 
 def test_growing_takes_the_minibatches_of_its_size(common: list[str]) -> None:
     """Steps of 8 images at 4px and of 4 at 8px, whatever the loader's batch."""
     directory = run(common, *GROWING, *QUIET, "--model.total_images=96")
-    steps = newest(directory)["optimizer_states"][0]["state"]
+    steps = saved(directory)["optimizer_states"][0]["state"]
     counts = {int(state["step"]) for state in steps.values()}
     assert max(counts) == (96 - 48) // 4  # Adam began afresh at 8px, after 48 images
 
@@ -235,7 +175,7 @@ def test_growth_needs_both_networks_to_grow() -> None:
         Adversarial(generator, dcgan.Discriminator(8), total_images=8, growth=Growth())
 
 
-# --- resuming --------------------------------------------------------------------------------
+# --- resuming
 
 
 @pytest.mark.parametrize(
@@ -253,7 +193,7 @@ def test_resumes_bit_for_bit(
         with pytest.raises(Killed):
             run(common, *options, "--run.name=resumed")
     resumed = run(common, *options, "--run.name=resumed")
-    one, other = newest(whole), newest(resumed)
+    one, other = saved(whole), saved(resumed)
     for part in ("images_seen", "state_dict", "optimizer_states", "optimised_stage"):
         assert_equal(one[part], other[part])
     for name in ("train/generator_loss", "train/discriminator_loss"):
@@ -263,20 +203,9 @@ def test_resumes_bit_for_bit(
 def test_a_resumed_run_takes_the_learning_rates_of_its_config(common: list[str]) -> None:
     run(common, *SMALL, *QUIET, "--model.total_images=64")
     more = ["--model.total_images=128", "--model.learning_rate=0.05", "--run.accept_changes=true"]
-    states = newest(run(common, *SMALL, *QUIET, *more))["optimizer_states"]
+    states = saved(run(common, *SMALL, *QUIET, *more))["optimizer_states"]
     rates = [state["param_groups"][0]["lr"] for state in states]
     assert rates == [0.05, 4e-4]  # the discriminator's own is as before
-
-
-def test_a_plan_names_its_methods(common: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    csgm = "class_path: recovery.csgm.Csgm, init_args"
-    methods = f"{{few: {{{csgm}: {{steps: 2}}}}, more: {{{csgm}: {{steps: 4}}}}}}"
-    options = [*SMALL, "--model.total_images=128", f"--recovery.methods={methods}"]
-    rows = read_rows(run(common, *options, "--recovery.during.methods=[few]"))
-    assert set(rows[rows["images_seen"] == 64]["method"]) == {"few"}
-    assert set(rows[rows["images_seen"] == 128]["method"]) == {"few", "more"}
-    said = refused(capsys, [*common, *options, "--recovery.at_end.methods=[best]"])
-    assert "no method is named 'best'; defined are few, more" in said
 
 
 def test_a_checkpoint_of_other_growth_is_refused(
@@ -289,7 +218,7 @@ def test_a_checkpoint_of_other_growth_is_refused(
     assert "written at growth stage 1 after 64 images" in said and "at 0" in said
 
 
-# --- several processes and micro-batches --------------------------------------------------------
+# --- several processes and micro-batches
 
 
 @pytest.mark.parametrize("network", [SMALL, GROWING])
@@ -297,7 +226,7 @@ def test_micro_batches_make_one_step(common: list[str], network: list[str]) -> N
     one = run(common, *network, *QUIET, "--run.name=one", "--model.total_images=8")
     two = ["--run.name=two", "--model.total_images=8", "--model.accumulate=2"]
     other = run(common, *network, *QUIET, *two)
-    a, b = (newest(directory) for directory in (one, other))
+    a, b = (saved(directory) for directory in (one, other))
     assert a["images_seen"] == b["images_seen"] == 8
     for state_a, state_b in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
         steps = [{int(s["step"]) for s in state["state"].values()} for state in (state_a, state_b)]
@@ -315,7 +244,7 @@ def test_two_processes_equal_one_with_twice_the_batch(
         network += ["--model.growth={stabilise_images: 48, fade_images: 72}"]
     options = [*network, "--model.total_images=96", "--model.clip_norm=1", "--data.flip=true"]
     alone = ["--run.name=alone", "--data.batch_size=16", "--model.accumulate=2"]
-    one = newest(run(common, *options, *QUIET, *alone))
+    one = saved(run(common, *options, *QUIET, *alone))
     arguments = [
         *common,
         *options,
@@ -343,7 +272,7 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert at_end["config"].nunique() == 2  # one prior on both ranks
 
 
-# --- what is refused or stops --------------------------------------------------------------------
+# --- what is refused or stops
 
 
 @pytest.mark.parametrize(
@@ -383,29 +312,13 @@ def test_a_collapsed_generator_stops_at_the_last_good_checkpoint(
     common: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = run(common, *SMALL, *QUIET, "--model.total_images=64")
-    before = newest(directory)
+    before = saved(directory)
     generate = Adversarial.generate
     monkeypatch.setattr(
         Adversarial, "generate", lambda self, z: 0 * generate(self, z) + 0.25 * z.mean()
     )
     said = refused(capsys, [*common, *SMALL, *QUIET])
     assert "collapsed after 64 images" in said
-    after = newest(directory)
+    after = saved(directory)
     assert_equal(before["state_dict"], after["state_dict"])
     assert after["images_seen"] == 64
-
-
-def test_calibration_ignores_what_the_running_statistics_were() -> None:
-    torch.manual_seed(0)
-    generator = dcgan.Generator(8, 6, width=4)
-    latents = torch.randn(256, 6)
-    with torch.no_grad():
-        calibrate(generator, latents)
-        expected = generator.eval()(latents[:8])
-        for norm in (m for m in generator.modules() if isinstance(m, nn.BatchNorm2d)):
-            norm.running_mean += 3.0
-        calibrate(generator, latents)
-        assert torch.equal(generator.eval()(latents[:8]), expected)
-    first = next(m for m in generator.modules() if isinstance(m, nn.BatchNorm2d))
-    features = generator.layers[0](latents[:, :, None, None])
-    assert torch.allclose(first.running_mean, features.mean(dim=(0, 2, 3)), atol=1e-5)

@@ -9,22 +9,9 @@ from torch import Tensor
 from benchmarks.plain_glow import plain_forward, plain_inverse
 from datamodules.procedural import faces
 from networks.glow import ActNorm, Glow, Stability
+from tests.made import images_to_initialize, perturbed, small
 
 PAPER_NETWORKS = [(64, 18, 4, 25_771_456), (64, 48, 4, 67_159_936), (128, 32, 6, 129_402_368)]
-
-
-def small(**options: object) -> Glow:
-    torch.manual_seed(0)
-    settings = {"image_size": 8, "steps": 2, "levels": 2, "hidden": 8, **options}
-    return Glow(**settings)  # type: ignore[arg-type]
-
-
-def perturbed(network: Glow, std: float) -> Glow:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += std * torch.randn(parameter.shape, generator=generator)
-    return network
 
 
 def kinds_of_image(size: int) -> dict[str, Tensor]:
@@ -39,13 +26,6 @@ def kinds_of_image(size: int) -> dict[str, Tensor]:
         "black": torch.full(face.shape, -0.5),
         "noisy": (face + 0.1 * noise).clamp(-0.5, 0.5),
     }
-
-
-def images_to_initialize(size: int, count: int) -> Tensor:
-    """Dequantised faces, as training sees them."""
-    levels = faces(range(count), image_size=size).div(8, rounding_mode="floor")
-    noise = torch.rand(levels.shape, generator=torch.Generator().manual_seed(3))
-    return (levels + noise) / 32 - 0.5
 
 
 @pytest.mark.parametrize(("size", "steps", "levels", "count"), PAPER_NETWORKS)

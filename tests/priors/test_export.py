@@ -20,10 +20,9 @@ from priors.format import network_class
 from priors.prior import FlowPrior
 from priors.run import load_run
 from priors.weights import first_difference
-from tests.conftest import TINY
+from tests.conftest import REPOSITORY, TINY
 from training.cli import Train
 
-REPOSITORY = Path(__file__).parents[2]
 SHORT = [
     "--data.training_images=20",
     "--recovery.during.problems=[]",

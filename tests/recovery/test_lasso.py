@@ -172,3 +172,7 @@ def test_measurements_that_are_not_finite_spoil_their_image_only() -> None:
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Lasso(**options)  # type: ignore[arg-type]
+
+
+def test_inpainting_is_served_by_the_lasso() -> None:
+    Lasso().check(Inpainting(SHAPE))

@@ -1,7 +1,6 @@
 """Latent search: closed-form solutions of a linear prior, and a small Glow as it is used."""
 
 import math
-from functools import cache
 
 import numpy as np
 import pytest
@@ -10,15 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.seeds import generator, normal
-from datamodules.procedural import faces
-from networks.glow import Glow
-from priors.prior import FlowPrior, Prior, decode_in_parts, standard_normal_log_prob
-from priors.weights import fingerprint
+from priors.prior import Prior
 from recovery.latent_search import LatentSearch
-from recovery.methods import Recovery, concatenate, residual_energy, residual_norm
+from recovery.methods import Recovery, concatenate
 from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
 from recovery.starts import Normal
+from tests.made import flow_prior, glow, held_out
 
 Array = NDArray[np.float64]
 SMALL, N = (1, 4, 4), 16
@@ -69,28 +66,6 @@ def exact(prior: Prior, gamma: float, **options: object) -> LatentSearch:
     return LatentSearch(prior, gamma, **settings)  # type: ignore[arg-type]
 
 
-@cache
-def glow() -> Glow:
-    """A Glow that is not a linear map and does not fold its latents to nothing."""
-    torch.manual_seed(0)
-    network = Glow(8, steps=2, levels=2, hidden=8)
-    network.initialize(faces(range(64), image_size=8).float() / 255 - 0.5)
-    with torch.no_grad():
-        for name, parameter in sorted(network.named_parameters()):
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator(name))
-    return network
-
-
-@cache
-def flow_prior() -> FlowPrior:
-    return FlowPrior(glow().frozen(), "glow")
-
-
-@cache
-def held_out() -> Tensor:
-    return faces(range(1000, 1005), image_size=8).float() / 255
-
-
 def problem(kind: str) -> tuple[Operator, float]:
     """(operator, gamma) with formulation (1) for denoising and (2) for the others."""
     if kind == "denoising":
@@ -129,7 +104,7 @@ def assert_equal(a: Recovery, b: Recovery) -> None:
     assert torch.equal(a.evaluations, b.evaluations) and a.status == b.status
 
 
-# ---- a linear prior: the solutions are known
+# --- a linear prior: the solutions are known
 
 
 @pytest.mark.parametrize(
@@ -187,7 +162,7 @@ def test_a_noiseless_invertible_problem_is_solved_exactly() -> None:
     assert found.image.dtype == torch.float64
 
 
-# ---- stopping
+# --- stopping
 
 
 def test_the_search_stops_at_the_noise() -> None:
@@ -240,7 +215,7 @@ def test_progress_is_told_every_evaluation_of_every_part() -> None:
     assert told == [(1, 3), (2, 3), (3, 0), (1, 2), (2, 2), (3, 0)]
 
 
-# ---- Glow
+# --- Glow
 
 
 @each_problem
@@ -306,14 +281,14 @@ def test_an_image_without_finite_measurements_diverges_alone() -> None:
         assert change.abs().max() < 0.02
 
 
-# ---- starts
-
-
 def starts(prior: Prior, y: Tensor, operator: Operator, **options: object) -> Tensor:
     """Latents after the one evaluation at the start."""
     latent = exact(prior, 0.0, evaluations=1, **options).recover(y, operator).latent
     assert latent is not None
     return latent
+
+
+# --- starts
 
 
 def test_random_starts_differ_by_image_and_seed_and_come_again() -> None:
@@ -358,84 +333,7 @@ def test_a_start_too_far_to_be_evaluated_becomes_the_papers_start(start_std: flo
     assert far.image.isfinite().all()
 
 
-# ---- priors and methods
-
-
-def test_decoding_inverts_encoding() -> None:
-    z = 0.7 * torch.randn(4, 192, generator=generator("z"))
-    latent, _ = flow_prior().encode(flow_prior().decode(z))
-    assert torch.allclose(latent, z, atol=1e-4)
-    image = flow_prior().decode(flow_prior().encode(held_out())[0])
-    assert torch.allclose(image, held_out(), atol=1e-5)
-
-
-def test_log_likelihood_is_the_change_of_variables() -> None:
-    torch.manual_seed(0)
-    network = Glow(8, steps=2, levels=2, hidden=8)
-    network.load_state_dict(glow().state_dict())
-    prior = FlowPrior(network.double().frozen(), "glow")
-    x = held_out()[:1].double()
-    z, log_likelihood = prior.encode(x)
-    jacobian = torch.autograd.functional.jacobian(
-        lambda v: prior.encode(v.view(x.shape))[0][0], x.flatten()
-    )
-    log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(dim=1)
-    expected = log_prior + torch.linalg.slogdet(jacobian).logabsdet
-    assert torch.allclose(log_likelihood, expected, rtol=1e-9)
-
-
-def test_many_images_are_decoded_in_parts() -> None:
-    counts = []
-
-    class Brightness:
-        def decode(self, latent: Tensor) -> Tensor:
-            counts.append(len(latent))
-            return latent[:, :, None, None]
-
-    latents = torch.linspace(-1, 2, 150)[:, None]
-    images = decode_in_parts(Brightness(), latents)  # type: ignore[arg-type]
-    assert counts == [64, 64, 22]
-    assert torch.equal(images.flatten(), latents.flatten().clamp(0, 1))
-
-
-def test_standard_normal_log_prob_is_that_of_torch() -> None:
-    z = torch.randn(3, 5, generator=generator("z")).double()
-    expected = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(dim=1)
-    assert torch.allclose(standard_normal_log_prob(z), expected, rtol=1e-12)
-
-
-def test_a_flow_priors_start_is_zero_or_normal_by_image() -> None:
-    prior = flow_prior()
-    assert torch.equal(prior.initial_latent([1, 2], 0.0), torch.zeros(2, 192))
-    drawn = prior.initial_latent([1, 2], 0.5)
-    assert torch.equal(prior.initial_latent([2], 0.5)[0], drawn[1])
-    assert 0.4 < drawn.std() < 0.6
-
-
-def test_a_fingerprint_is_of_names_and_values() -> None:
-    a, b = torch.arange(3.0), torch.ones(2, 2)
-    mark = fingerprint({"a": a, "b": b})
-    assert fingerprint({"b": b.clone(), "a": a.clone()}) == mark
-    assert fingerprint({"a": a, "c": b}) != mark
-    assert fingerprint({"a": a + 1e-6, "b": b}) != mark
-
-
-def test_residuals_are_per_image() -> None:
-    y, operator = torch.zeros(2, *SMALL), Denoising(SMALL, 0.0)
-    image = torch.stack([torch.ones(SMALL), 2 * torch.ones(SMALL)])
-    assert residual_energy(y, image).tolist() == [16, 64]
-    assert residual_norm(image, y, operator).tolist() == [4, 8]
-
-
-def test_recoveries_are_joined_in_order() -> None:
-    operator, gamma = problem("denoising")
-    y = operator(held_out(), seeds=SEEDS)
-    found = LatentSearch(flow_prior(), gamma, evaluations=3).recover(y, operator)
-    parts = [rows(found, [0, 1]), rows(found, [2]), rows(found, [3, 4])]
-    assert_equal(concatenate(parts), found)
-    assert torch.equal(concatenate(parts).residual, found.residual)
-    without = [Recovery(p.image, None, *[p.objective] * 4, p.status) for p in parts]
-    assert concatenate(without).latent is None
+# --- priors and methods
 
 
 def test_searching_leaves_global_randomness_and_gradients_alone() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.seeds import generator, normal, seed_from, uniform
+from core.seeds import generator
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
 
 SHAPE = (3, 8, 8)
@@ -37,7 +37,7 @@ def noise(operator: Operator, seeds: list[int]) -> Tensor:
     return operator(torch.zeros(len(seeds), *operator.image_shape), seeds=seeds)
 
 
-# ---- A and its adjoint
+# --- A and its adjoint
 
 
 @each_operator
@@ -88,7 +88,7 @@ def test_m_is_a_count_or_a_fraction_of_n(m: float, count: int) -> None:
     assert torch.equal(matrix(operator), matrix(GaussianSensing(SHAPE, count)))
 
 
-# ---- noise
+# --- noise
 
 
 @pytest.mark.parametrize("m", [5, 50, 0.9])
@@ -181,7 +181,7 @@ def test_matrix_and_mask_are_functions_of_the_config() -> None:
     assert not torch.equal(masks[0], masks[2])
 
 
-# ---- masks
+# --- masks
 
 
 def test_the_papers_centre_mask_hides_19_by_19_pixels_of_64() -> None:
@@ -214,7 +214,7 @@ def test_inpainting_leaves_kept_pixels_as_they_are() -> None:
     assert (y[..., operator.hole] == 0).all()
 
 
-# ---- types and devices
+# --- types and devices
 
 
 @each_operator
@@ -257,7 +257,7 @@ def test_callers_like_deepinv_may_pass_further_keywords(make: Callable[..., Oper
     assert torch.equal(operator.A_adjoint(y, extra_kw=1), operator.A_adjoint(y))
 
 
-# ---- refusals
+# --- refusals
 
 
 @pytest.mark.parametrize(
@@ -285,37 +285,3 @@ def test_bad_values_are_named(make: Callable[..., Operator], said: str) -> None:
 def test_one_seed_per_image_is_demanded() -> None:
     with pytest.raises(ValueError, match="3 images need as many seeds, got 1"):
         Denoising(SHAPE, 0.1)(images(3), seeds=[1])
-
-
-# ---- seeds
-
-
-def test_seeds_never_change() -> None:
-    """Kept results are compared with new ones: a new formula would change all noise."""
-    assert seed_from() == 8238016292129134938
-    assert seed_from("noise", 0, 5) == 5007185236531872537
-
-
-def test_seeds_tell_their_parts_apart() -> None:
-    parts: list[tuple[int | str, ...]] = [(1,), ("1",), (1, 1), (11,), ("a", "b"), ("ab",), (-1,)]
-    seeds = {seed_from(*part) for part in parts}
-    assert len(seeds) == len(parts)
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-@pytest.mark.parametrize("draw", [normal, uniform])
-def test_a_row_depends_on_its_seed_alone(draw: Callable[..., Tensor]) -> None:
-    rows = draw([5, 2**63 - 1, 5], (4, 3))
-    assert rows.shape == (3, 4, 3)
-    assert torch.equal(rows[0], rows[2])
-    assert torch.equal(draw([2**63 - 1], (4, 3))[0], rows[1])
-    assert not torch.equal(rows[0], rows[1])
-
-
-def test_normal_and_uniform_are_what_they_say() -> None:
-    seeds = range(200)
-    u, z = uniform(seeds, (100,)), normal(seeds, (100,))
-    assert u.min() >= 0 and u.max() < 1
-    error = 5 / math.sqrt(u.numel())
-    assert abs(u.mean() - 0.5) < error and abs(u.var() - 1 / 12) < error
-    assert abs(z.mean()) < error and abs(z.var() - 1) < 2 * error

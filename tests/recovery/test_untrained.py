@@ -1,4 +1,4 @@
-"""Deep Decoder and Deep Image Prior: their sizes, and recovery by fitting them."""
+"""Deep Decoder and Deep Image Prior: recovery by fitting them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,34 +26,7 @@ def images(count: int) -> Tensor:
     return nn.functional.interpolate(coarse, size=16, mode="bilinear", align_corners=True)
 
 
-# ---- the networks
-
-
-@pytest.mark.parametrize(
-    ("network", "count"),
-    [
-        (lambda: DeepDecoder(64, 250), 253_753),
-        (lambda: DeepDecoder(128, 700), 2_462_603),
-        (lambda: DeepImagePrior(128), 2_217_831),
-    ],
-)
-def test_published_parameter_counts(network: Callable[[], nn.Module], count: int) -> None:
-    assert sum(p.numel() for p in network().parameters()) == count
-
-
-@pytest.mark.parametrize("size", [8, 32, 64])
-@each_network
-def test_images_have_their_size_and_range(network: NetworkFactory, size: int) -> None:
-    net = network(size)
-    image = net(net.draw_input(generator("input")))  # type: ignore[operator]
-    assert image.shape == (1, 3, size, size)
-    assert image.min() > 0 and image.max() < 1
-
-
-@each_network
-def test_sizes_that_are_no_powers_of_two_are_refused(network: NetworkFactory) -> None:
-    with pytest.raises(ValueError, match="power of two"):
-        Untrained(network).check(Denoising((3, 24, 24), 0.1))
+# --- the networks
 
 
 def test_images_the_network_does_not_make_are_refused() -> None:
@@ -69,7 +42,7 @@ def test_checking_leaves_global_randomness_alone() -> None:
     assert torch.equal(torch.rand(2), expected)
 
 
-# ---- fitting
+# --- fitting
 
 
 @each_network
