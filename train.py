@@ -8,7 +8,8 @@ import os
 import sys
 import warnings
 
-from training.cli import Train
+from core.stopping import Stopped
+from training.cli import Train, Unfinished
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -18,6 +19,11 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.*buffer")
     try:
         Train(arguments)
+    except Stopped as stopped:
+        sys.exit(stopped.status)
+    except Unfinished as unfinished:
+        print(unfinished, file=sys.stderr)
+        sys.exit(3)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("INVERTIBLE_PRIORS_TRACEBACK"):
             raise

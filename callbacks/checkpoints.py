@@ -13,11 +13,15 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from callbacks.clocked import clocked, data_of
 from core.files import whole_file
+from core.stopping import Stopped, note_signals, received
 from priors.checkpoint import read_checkpoint
 
 
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt` (every epoch's end and every few minutes) and `best.ckpt`.
+
+    A signal that asks the process to stop is obeyed once the checkpoint of a whole step is on disk:
+    all ranks raise `core.stopping.Stopped` together, whichever of them the signal reached.
 
     Must come before recovery in the list of callbacks.
 
@@ -35,6 +39,8 @@ class Checkpoints(Checkpoint):
         self._saved_at = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        launcher = trainer.strategy.launcher
+        note_signals(getattr(launcher, "kill", None))  # in place of Lightning's own handlers
         self._saved_at = time.monotonic()
         has_best = (checkpoint_folder(trainer.default_root_dir) / "best.ckpt").exists()
         if not trainer.strategy.broadcast(has_best):  # rank 0's view of the disk, for all
@@ -54,9 +60,21 @@ class Checkpoints(Checkpoint):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
             return  # gradients are gathering that no checkpoint holds, or the epoch's own comes
-        due = time.monotonic() - self._saved_at >= 60 * self.every_minutes
-        if trainer.strategy.broadcast(due):  # rank 0's clock decides for all
+        due = trainer.is_global_zero and self.minutes_since_save() >= self.every_minutes
+        due, signal = self.agreed(trainer, due)
+        if due or signal:
             self.save(trainer, "last")
+        if signal:
+            raise Stopped(signal)
+
+    def minutes_since_save(self) -> float:
+        return (time.monotonic() - self._saved_at) / 60
+
+    def agreed(self, trainer: pl.Trainer, due: bool = False) -> tuple[bool, int]:
+        """Whether any rank wants a checkpoint, and a signal that any of them has noted, or 0."""
+        wishes = torch.tensor([int(due), received()], device=trainer.strategy.root_device)
+        wish, signal = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
+        return bool(wish), signal
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         monitor = self.monitor or f"bits_per_dim/{data_of(trainer).validation_names[0]}"
@@ -72,6 +90,9 @@ class Checkpoints(Checkpoint):
         if self._is_best:
             self._save_best(trainer)
         self.save(trainer, "last")
+        _, signal = self.agreed(trainer)
+        if signal:
+            raise Stopped(signal)
 
     def _save_best(self, trainer: pl.Trainer) -> None:
         self.save(trainer, "best")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from callbacks.clocked import Clocked, clocked, data_of
 from core.progress import image_bar
+from core.stopping import stop_if_asked
 from datamodules.image_set import ImageSet
 from priors.prior import Prior
 from recovery.deepinv import Reconstructor
@@ -243,6 +244,7 @@ class RecoveryDuringTraining(Checkpoint):
         bar.update(len(images.images) - len(missing))
 
         def show(evaluation: int, active: int) -> None:
+            stop_if_asked()  # finished rows are on disk: the rest is recovered on resuming
             text = f"{row.problem} on {images.name}, evaluation {evaluation}, {active} active"
             bar.set_postfix_str(text, refresh=False)
             bar.update(0)
@@ -329,5 +331,10 @@ def _gather(rows: pd.DataFrame, trainer: pl.Trainer) -> pd.DataFrame:
     if trainer.world_size == 1:
         return rows.drop_duplicates(KEY, keep="last", ignore_index=True)
     parts: list[pd.DataFrame] = [rows] * trainer.world_size
-    torch.distributed.all_gather_object(parts, rows)
+    stop_if_asked()
+    try:
+        torch.distributed.all_gather_object(parts, rows)
+    except RuntimeError:  # the others have stopped, perhaps at the signal that reached this rank
+        stop_if_asked()
+        raise
     return pd.concat(parts).drop_duplicates(KEY, keep="last", ignore_index=True)

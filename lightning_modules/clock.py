@@ -171,6 +171,9 @@ class ClockedModule(pl.LightningModule):
         self.begun_from = checkpoint.get("begun_from")
         self._averaged_at = self.images_seen  # checkpoints are written after whole steps
         checkpoint["loops"] = None
+        # trainer.max_time is each start's own: a run resumed by the same command trains on
+        for name in [key for key in checkpoint.get("callbacks", {}) if key.startswith("Timer")]:
+            del checkpoint["callbacks"][name]
 
 
 def warmup_then_decay(

@@ -24,6 +24,7 @@ from cli.configs import with_one_config
 from cli.types import register_types
 from core.files import write_whole
 from core.precision import require_full_precision
+from core.stopping import Stopped
 from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule
 from priors.checkpoint import read_checkpoint
@@ -183,7 +184,14 @@ class Train(LightningCLI):
             require_same_architecture(model.state_dict(), saved)
         self.datamodule.setup("fit")
         self.trainer.loggers += wandb_logger(self.run)
-        self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
+        try:
+            self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
+        except Stopped as stopped:
+            say(
+                f"Stopped by {stopped} after {model.images_seen:,} of {model.total_images:,} "
+                f"images: the same command resumes from {self.run.directory / 'checkpoints'}"
+            )
+            raise
 
     @rank_zero_only
     def write_config(self) -> None:
@@ -194,6 +202,16 @@ class Train(LightningCLI):
     def after_fit(self) -> None:
         if self.trainer.is_global_zero:
             show_results(self.run.directory)
+        if self.model.images_seen < self.model.total_images:
+            raise Unfinished(
+                f"Training stopped after {self.model.images_seen:,} of "
+                f"{self.model.total_images:,} images, at trainer.max_time or an option like it: "
+                "the same command goes on"
+            )
+
+
+class Unfinished(Exception):
+    """Training ended in order, before it had seen all its images."""
 
 
 def plugins_with(named: Any) -> list[Any]:
