@@ -14,6 +14,7 @@ from training.cli import Train, Unfinished
 
 def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # ours, merged
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch, inside Lightning
     warnings.filterwarnings("ignore", message=".*have no `validation_step`")  # GANs: no likelihood
     warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.*buffer")

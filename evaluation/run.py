@@ -1,10 +1,8 @@
 """Runs an evaluation: recovers what has no row yet, makes its studies, writes its report."""
 
-import fcntl
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.status import Status
 
+from core.lock import alone_in
 from core.precision import require_full_precision
 from core.progress import image_bar
 from datamodules.image_set import ImageSet
@@ -226,20 +225,6 @@ def report(
     return page
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Raises ValueError if another evaluation is at work in the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another evaluate.py is at work in {folder}: wait for it, or choose another name"
-            ) from error
-        yield
-
-
 def evaluate(evaluation: Evaluation, text: str) -> list[str]:
     """Run an evaluation. Returns what failed, a line each."""
     bench = make_bench(evaluation, evaluation.devices()[0])
@@ -248,7 +233,7 @@ def evaluate(evaluation: Evaluation, text: str) -> list[str]:
             evaluation.studies[name].check(given)
         except ValueError as error:
             raise ValueError(f"studies.{name}: {error}") from error
-    with alone_in(evaluation.folder):
+    with alone_in(evaluation.folder, "evaluate.py"):
         rows, failures = recover(evaluation, text, bench)
         sections, tables, failed = run_studies(evaluation, bench, rows)
         failures += failed

@@ -17,7 +17,10 @@ from recovery.methods import (
     residual_norm,
 )
 from recovery.operators import Operator
-from recovery.physics import Deepinv, as_physics, require_deepinv
+from recovery.physics import Deepinv, PerChannel, Physics, as_physics, require_deepinv
+
+# Configs and programs named these here before they had a file of their own.
+__all__ = ["Deepinv", "PerChannel", "Physics", "Reconstructor", "TotalVariation"]
 
 
 class Reconstructor(PriorFree):
