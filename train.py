@@ -1,6 +1,6 @@
 """Train a prior and watch its recovery: python train.py fit --config configs/demo.yaml
 
-The same command again resumes: newest checkpoint, same W&B run. See docs/training.md.
+The same command again resumes: newest checkpoint, same W&B run. See docs/train.md.
 """
 
 import logging
@@ -13,8 +13,8 @@ from training.cli import Train
 
 def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch, inside Lightning
-    warnings.filterwarnings("ignore", message=".*have no `validation_step`")  # GANs: no likelihood
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # torch's, inside Lightning
+    warnings.filterwarnings("ignore", message=".*have no `validation_step`")  # GANs lack likelihood
     warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.*buffer")
     try:
         Train(arguments)

@@ -1,4 +1,4 @@
-"""What runs recovered: one table, and a figure.
+"""Shows what runs recovered: one table, and a figure.
 
 python -m report runs/demo                  the table, and curves.png in the run directory
 python -m report runs/demo runs/demo-gan    one table and comparison.png, of several runs
