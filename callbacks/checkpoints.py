@@ -141,5 +141,5 @@ def newest_checkpoint(run_directory: str | Path) -> Path | None:
             f"{'; '.join(damaged)}. The run has no other: move the file away to begin anew"
         )
     for message in damaged:
-        warnings.warn(f"{message}; it is left out", stacklevel=2)
+        warnings.warn(f"{message}; ignoring it", stacklevel=2)
     return newest

@@ -131,8 +131,8 @@ def load_inception(weights: str) -> nn.Module:
     """
     if not Path(weights).is_file():
         raise FileNotFoundError(
-            f"quality.inception_weights: there is no file {weights}. It is torch-fidelity's, to be "
-            f"had from {WEIGHTS_URL}"
+            f"quality.inception_weights: there is no file {weights}. Download "
+            f"torch-fidelity's from {WEIGHTS_URL}"
         )
     try:
         with torch.random.fork_rng(devices=[]):  # it draws its layers before it loads them

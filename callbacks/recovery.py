@@ -150,7 +150,7 @@ class RecoveryDuringTraining(Checkpoint):
             self.recover(trainer, module, self.during, due)
 
     def epoch_due(self, trainer: pl.Trainer, module: Clocked) -> int | None:
-        """The epoch that has just ended, if recovery follows it."""
+        """Return the epoch that has just ended, if recovery follows it."""
         epoch, step = data_of(trainer).position(module.images_seen)
         return epoch if step == 0 and epoch % self.every_n_epochs == 0 else None
 

@@ -214,7 +214,7 @@ def _box(x: Array, y: Array, a: float, b: float, rounding: float = 0.0) -> Array
 
 
 def _wave(t: Array) -> Array:
-    """Nearly sin(2 pi t), made of parabolas."""
+    """Approximate sin(2 pi t) by parabolas."""
     u = 2 * (t - np.floor(t)) - 1
     return 4 * u * (np.abs(u) - 1)
 

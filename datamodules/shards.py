@@ -73,7 +73,7 @@ class ShardIndex:
         return cls(root, size, channels, tuple(shards))
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Count the images."""
         return sum(shard.samples for shard in self.shards)
 
 

@@ -312,8 +312,8 @@ class Adversarial(ClockedModule):
                 f"The generator has collapsed after {self.images_seen:,} images: all its images "
                 f"are alike (standard deviation over a minibatch {deviation.item():.1e}). The "
                 "last checkpoint was written before this step. Lower "
-                "model.discriminator_learning_rate or raise model.instance_noise, and start anew "
-                "with another run.name, or run the same command to try on from the checkpoint."
+                "model.discriminator_learning_rate or raise model.instance_noise, and start "
+                "again with another run.name; or run the same command to retry from the checkpoint."
             )
 
     def take_weights(self, network: nn.Module) -> None:

@@ -122,9 +122,9 @@ class ClockedModule(pl.LightningModule):
         if not torch.isfinite(gradient_norm):
             raise FloatingPointError(
                 f"The loss or its gradient is not finite after {self.images_seen:,} images "
-                f"(gradient norm {gradient_norm.item()}). The step was not taken: checkpoints are "
-                "of before it. Run the command again with --run.accept_changes true and a lower "
-                "model.learning_rate or model.clip_norm, or a longer warm-up."
+                f"(gradient norm {gradient_norm.item()}). This step was not taken, and no "
+                "checkpoint holds it. Run the command again with --run.accept_changes true and a "
+                "lower model.learning_rate or model.clip_norm, or a longer warm-up."
             )
 
     def broadcast(self, module: nn.Module) -> None:
@@ -176,7 +176,7 @@ class ClockedModule(pl.LightningModule):
 def warmup_then_decay(
     images_seen: int, total_images: int, warmup_images: int, decay_fraction: float
 ) -> float:
-    """Scale the learning rate: linearly from 0 over the warm-up, linearly to 0 over the last part.
+    """Compute the rate's factor: linear from 0 over the warm-up, linear to 0 over the last part.
 
     Counts images to the end of the present batch, so that the first step is not lost.
     """

@@ -369,7 +369,7 @@ class Glow(nn.Module):
 
 
 def _squeeze(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 4C, H/2, W/2); output channel 4 c + 2 dy + dx."""
+    """Move space to depth: (B, C, H, W) -> (B, 4C, H/2, W/2); output channel 4 c + 2 dy + dx."""
     return F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
 
 

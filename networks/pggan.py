@@ -43,7 +43,7 @@ def double(x: Tensor) -> Tensor:
 
 
 def fade(images: Tensor, stage: int, blend: float) -> Tensor:
-    """Scale full-size real images (B, C, H, W) as generator and discriminator see a stage.
+    """Scale full-size real images (B, C, H, W) to what the networks see at a stage.
 
     Averages down to 4 << stage pixels, then blends with the next smaller version, as the generator
     does: lerp(double(half(x)), x, blend).

@@ -142,7 +142,7 @@ def describe_sample(prior: FlowPrior | GanPrior, temperature: float) -> dict[str
     """Record a sample by which another machine can recognise the prior (`require_same_sample`)."""
     image = decode_samples(prior, temperature)
     if not image.isfinite().all():
-        raise ValueError("the prior is not exported: its samples are not finite")
+        raise ValueError("cannot export this prior: its samples are not finite")
     return {
         "sample_temperature": temperature,
         "sample_tolerance": SAMPLE_TOLERANCE,
@@ -232,12 +232,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m priors.export", description=about)
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="runs/NAME, or a checkpoint file in it")
-    add("out", type=Path, metavar="OUT", help="folder to make; an export there is replaced")
-    add("--half", action="store_true", help="float16 weights; refused if that changes the prior")
+    add("out", type=Path, metavar="OUT", help="folder to make; replaces an export that is there")
+    add("--half", action="store_true", help="float16 weights; refuses if that changes the prior")
     stated: dict[str, Any] = {"metavar": "TEXT", "default": "not stated"}
-    add("--data", **stated, help="for the model card: what it was trained on")
-    add("--licence", **stated, help="for the model card: of the weights, and of the data")
-    add("--hardware", **stated, help="for the model card: what it was trained on, how long")
+    add("--data", **stated, help="for the model card: the training data")
+    add("--licence", **stated, help="for the model card: of the weights and the data")
+    add("--hardware", **stated, help="for the model card: the machine, and how long it trained")
     return parser.parse_args(argv)
 
 

@@ -68,7 +68,7 @@ def trained_key(config: Mapping[str, Any]) -> str:
     for key in NETWORKS:
         if key in config["model"]["init_args"]:
             return key
-    raise ValueError(f"model names no {' or '.join(NETWORKS)}, so that it has no prior")
+    raise ValueError(f"model names no {' or '.join(NETWORKS)}, so it has no prior")
 
 
 def named_class(class_path: str) -> type[nn.Module]:

@@ -45,7 +45,7 @@ class BM3D(PriorFree):
         if not operator.denoises or not operator.sigma > 0:
             raise ValueError(
                 "BM3D removes noise of known sigma from a whole image, and "
-                f"{operator.label} is another problem: leave it out of this method's"
+                f"{operator.label} is another problem: recover it by other methods"
             )
         if min(operator.image_shape[1:]) < self.patch_size:
             raise ValueError(

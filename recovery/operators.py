@@ -178,7 +178,7 @@ class Inpainting(Operator):
     ) -> None:
         super().__init__(image_shape, sigma, seed)
         if not 0 < fraction < 1:
-            raise ValueError(f"fraction of the image that is hidden must be in (0, 1): {fraction}")
+            raise ValueError(f"fraction, the hidden part, must be in (0, 1), got {fraction}")
         _, height, width = image_shape
         kept = torch.ones(height, width)
         if mask == "centre":

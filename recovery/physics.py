@@ -157,7 +157,7 @@ class Physics(Operator):
         self.denoises = type(built).__name__ == "Denoising"
         y = self._measure_example()
         if not isinstance(y, Tensor) or y.is_complex():
-            raise ValueError(f"{self.label} gives measurements that are no real tensor")
+            raise ValueError(f"{self.label} gives measurements that are not a real tensor")
         self._count = int((y != 0).sum())
         noisy = int((self._noisy(torch.zeros_like(y), 0) != 0).sum())
         self._noise_energy = noisy * self.sigma**2
@@ -184,7 +184,7 @@ class Physics(Operator):
         return str(self.spec.get("class_path") or type(self.physics).__name__)
 
     def inner_shape(self, image_shape: ImageShape) -> ImageShape:
-        """The shape of the images that the physics measures."""
+        """Return the shape of the images that the physics measures."""
         return image_shape
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:

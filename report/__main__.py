@@ -20,9 +20,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m report", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIRECTORY")
-    parser.add_argument(
-        "--out", type=Path, help="the figure's file (by default beside what it is drawn from)"
-    )
+    parser.add_argument("--out", type=Path, help="the figure's file (by default next to its rows)")
     options = parser.parse_args(arguments)
     try:
         parts = [read_rows(directory) for directory in options.runs]

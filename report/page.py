@@ -125,7 +125,7 @@ def write_markdown(
 
 
 def save_figures(folder: Path, sections: Sequence[Section]) -> list[Path]:
-    """Each figure as a PNG on white, for papers and slides: `<section>-<number>.png`.
+    """Save each figure as a PNG on white, for papers and slides: `<section>-<number>.png`.
 
     Removes those of an earlier report of these sections.
     """

@@ -155,7 +155,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def kind_by_name(problem: str) -> str:
-    """Guess the kind of a problem from its name, all that rows of version 0.1 have; or ""."""
+    """Tell a problem's kind by its name, which is all that rows of version 0.1 have; or ""."""
     kind = problem.split("-")[0]
     return kind if kind in ("cs", "denoise", "inpaint") else ""
 

@@ -125,7 +125,7 @@ class RealNVPToy(Study):
     def _train(
         self, name: str, points: Tensor, seed: torch.Generator, progress: Callable[[str], None]
     ) -> RealNVP:
-        """A RealNVP fitted to points (N, 2): minimises -E log p(x) in nats per point."""
+        """Fit a RealNVP to points (N, 2): minimise -E log p(x) in nats per point."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed.initial_seed())
             network = RealNVP()

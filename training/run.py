@@ -102,7 +102,7 @@ def show_results(directory: Path) -> None:
         ("metrics.jsonl", "every number logged while training"),
         ("pictures", "truth | measurement | recovery"),
         ("samples", "samples from the prior"),
-        ("checkpoints", "to resume from and to load the prior from"),
+        ("checkpoints", "to resume from, and to load the prior from"),
     ):
         if (directory / name).exists():
             console.print(f"{directory / name}: {what}", highlight=False, soft_wrap=True)
