@@ -109,7 +109,7 @@ class Job:
 
 
 def measurement_as_image(y: Tensor, operator: Operator) -> Tensor | None:
-    """What was measured, as images: y itself, or its adjoint; None of a non-linear operator."""
+    """Show y as images: itself, or its adjoint; None for a non-linear operator."""
     if tuple(y.shape[1:]) == operator.image_shape:
         return y
     return operator.A_adjoint(y) if operator.linear else None
