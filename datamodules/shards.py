@@ -45,7 +45,7 @@ class ShardIndex:
 
     @classmethod
     def load(cls, root: str | Path, image_size: int | None = None) -> ShardIndex:
-        """Load a set's index. Raises DataError if it is missing, unfinished, changed or resized.
+        """Load a set's index. Raises DataError if missing, unfinished, changed or of another size.
 
         Checks the shards' sizes only; repeating the `prepare` command verifies their sha256.
         """
