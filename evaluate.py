@@ -16,7 +16,7 @@ from evaluation.run import evaluate
 
 
 def main(arguments: list[str] | None = None) -> None:
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # torch's
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     if not (sys.argv[1:] if arguments is None else arguments):
         sys.exit(__doc__)

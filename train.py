@@ -1,6 +1,6 @@
 """Train a prior and watch its recovery: python train.py fit --config configs/demo.yaml
 
-The same command again resumes: newest checkpoint, same W&B run. See docs/training.md.
+The same command again resumes: newest checkpoint, same W&B run. See docs/train.md.
 """
 
 import logging

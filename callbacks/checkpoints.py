@@ -44,7 +44,7 @@ class Checkpoints(Checkpoint):
         self._saved_at = time.monotonic()
         has_best = (checkpoint_folder(trainer.default_root_dir) / "best.ckpt").exists()
         if not trainer.strategy.broadcast(has_best):  # rank 0's view of the disk, for all
-            self.best = math.inf  # begun from another run's checkpoint
+            self.best = math.inf  # the run began from another run's checkpoint
         # a run killed between its two files resumes from the best, and may have nothing left to do
         behind = has_best and clocked(pl_module).images_seen > images_in_last(trainer)
         if trainer.strategy.broadcast(behind):
@@ -86,7 +86,7 @@ class Checkpoints(Checkpoint):
                 self._save_best(trainer)  # inside an epoch: these weights, not those of its end
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # after all that an epoch leaves: a run that resumes from here makes none of it again
+        # last of all that an epoch leaves, so that a run resumed from here repeats none of it
         if self._is_best:
             self._save_best(trainer)
         self.save(trainer, "last")
@@ -112,10 +112,10 @@ class Checkpoints(Checkpoint):
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there once it is on disk.
+    """Writes a checkpoint next to its place and moves it there once it is on disk.
 
-    A run or a machine that dies while saving keeps the one before. Lightning's own way takes a
-    copy in memory and one in the system's temporary folder, which may be too small.
+    A run or a machine that dies while saving keeps the one before. Lightning's own writer makes a
+    copy in memory and another in the system's temporary folder, which may be too small.
     """
 
     def save_checkpoint(
@@ -130,7 +130,7 @@ def checkpoint_folder(run_directory: str | Path) -> Path:
 
 
 def images_in_last(trainer: pl.Trainer) -> int:
-    """Images seen by the run's `last.ckpt`; 0 where there is none that can be read."""
+    """Read how many images the run's `last.ckpt` has seen; 0 if none can be read."""
     try:
         seen = read_checkpoint(checkpoint_folder(trainer.default_root_dir) / "last.ckpt")[
             "images_seen"
@@ -141,9 +141,9 @@ def images_in_last(trainer: pl.Trainer) -> int:
 
 
 def newest_checkpoint(run_directory: str | Path) -> Path | None:
-    """The checkpoint of a run that has seen most images, or None if it has none.
+    """Find the checkpoint of a run that has seen most images, or None if it has none.
 
-    Warns about a damaged one. Raises ValueError where no other is left: the run would begin anew.
+    Warns about a damaged one. Raises ValueError if no other is left, as the run would begin anew.
     """
     newest, most, damaged = None, -1, []
     for name in ("last", "best"):
@@ -162,5 +162,5 @@ def newest_checkpoint(run_directory: str | Path) -> Path | None:
             f"{'; '.join(damaged)}. The run has no other: move the file away to begin anew"
         )
     for message in damaged:
-        warnings.warn(f"{message}; it is left out", stacklevel=2)
+        warnings.warn(f"{message}; ignoring it", stacklevel=2)
     return newest
