@@ -12,10 +12,10 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from callbacks.clocked import Clocked, clocked, data_of
+from callbacks.pictures import RecoveryPictures
 from core.progress import image_bar
 from core.stopping import stop_if_asked
 from datamodules.image_set import ImageSet
@@ -27,7 +27,7 @@ from recovery.physics import Deepinv
 from results.identity import ConfigTexts, describe
 from results.means import scalars
 from results.rows import KEY, Row, RowFile, read_rows
-from results.trial import Job, Problem, Trial, measurement_as_image, run_trials
+from results.trial import Job, Problem, Trial, run_trials
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,6 @@ class Plan:
     problems: list[str] = field(default_factory=list)
     images: int = 8
     methods: list[str] | None = None
-
-
-# "<problem>/<set>" -> image name -> column title -> (C, H, W); of the first rank's share
-Pictures = dict[str, dict[str, dict[str, Tensor]]]
 
 
 class RecoveryDuringTraining(Checkpoint):
@@ -186,7 +182,7 @@ class RecoveryDuringTraining(Checkpoint):
         sets = [s.subset(range(rank, len(s.images), trainer.world_size)) for s in sets]
         methods = self._planned(plan)
         total = len(plan.problems) * len(methods) * sum(len(s.images) for s in sets)
-        pictures: Pictures = {}
+        pictures = RecoveryPictures(folder, module.images_seen, self.pictures)
         configs: set[str] = set()
         with (
             torch.autocast(module.device.type, enabled=False),
@@ -196,9 +192,9 @@ class RecoveryDuringTraining(Checkpoint):
                 for job in self.jobs(problem, methods, prior, run, sets, texts):
                     configs.add(job.template.config)
                     for trial in self.run(job, earlier, module.device, bar):
+                        pictures.keep(job, trial)  # first: a row is not recovered again
                         file.append(trial.rows)
                         bar.update(len(trial.truth))
-                        self.add_pictures(pictures, job, trial)
         now = time.perf_counter()
         times = {
             "recovery/seconds": now - began,
@@ -209,7 +205,8 @@ class RecoveryDuringTraining(Checkpoint):
         now_or_always = rows["images_seen"].eq(module.images_seen) | rows["prior"].eq("")
         rows = _gather(rows[now_or_always], trainer)
         if trainer.is_global_zero and len(rows):
-            self.publish(trainer, module.images_seen, rows, pictures, times)
+            grids = pictures.join(plan.problems, [s.name for s in sets], methods)
+            self.publish(trainer, module.images_seen, rows, grids, times)
         self._last_end = time.perf_counter()
 
     def jobs(
@@ -261,44 +258,15 @@ class RecoveryDuringTraining(Checkpoint):
 
     # --- what is shown -------------------------------------------------------------------------
 
-    def add_pictures(self, pictures: Pictures, job: Job, trial: Trial) -> None:
-        """Keep truth, measurement or its adjoint, and recovery of the first images of a set."""
-        grid = pictures.setdefault(f"{job.template.problem}/{job.images.name}", {})
-        y = trial.y
-        seen = measurement_as_image(y, job.operator)
-        if seen is None:
-            seen = torch.ones_like(trial.truth)  # blank: there is nothing to show
-        shown = set(job.images.image_names[: self.pictures])
-        for i, row in enumerate(trial.rows[-len(y) :]):
-            if row.image in shown:
-                columns = {
-                    "truth": trial.truth,
-                    "measurement": seen,
-                    row.method: trial.recovery.image,
-                }
-                grid.setdefault(row.image, {}).update({k: v[i].cpu() for k, v in columns.items()})
-
     def publish(
         self,
         trainer: pl.Trainer,
         images_seen: int,
         rows: pd.DataFrame,
-        pictures: Pictures,
+        grids: dict[str, Tensor],
         times: dict[str, float],
     ) -> None:
-        """Save pictures to disk, then send everything to the loggers."""
-        grids = {}
-        for name, images in pictures.items():
-            most = max(len(columns) for columns in images.values())
-            # fewer: an interrupted run had already recovered this image by some of the methods
-            whole = [list(c.values()) for c in images.values() if len(c) == most]
-            if whole:
-                cells = torch.stack([cell.clamp(0, 1) for columns in whole for cell in columns])
-                grid = make_grid(cells, nrow=len(whole[0]), padding=1, pad_value=1.0)
-                path = Path(trainer.default_root_dir, "pictures", name, f"{images_seen:09d}.png")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_image(grid, path)
-                grids[f"recovery/{name}/pictures"] = grid
+        """Send everything to the loggers."""
         watched = rows[self.is_watched(rows, trainer)]
         metrics = {**scalars(watched, "recovery"), **times, "images_seen": float(images_seen)}
         if len(watched) < len(rows):
@@ -308,7 +276,7 @@ class RecoveryDuringTraining(Checkpoint):
             if isinstance(logger, WandbLogger):
                 logger.log_table("recovery/rows", dataframe=rows)
                 for name, grid in grids.items():
-                    logger.log_image(name, [grid])
+                    logger.log_image(f"recovery/{name}/pictures", [grid])
 
     def is_watched(self, rows: pd.DataFrame, trainer: pl.Trainer) -> pd.Series:
         """Mark rows of images that every recovery includes: only they make comparable curves."""

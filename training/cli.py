@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,6 @@ class Train(LightningCLI):
 
     def __init__(self, arguments: Sequence[str] | None = None) -> None:
         register_types()
-        self.alone = ExitStack()  # the lock on the run's directory, for as long as this lives
         arguments = sys.argv[1:] if arguments is None else arguments
         super().__init__(
             ClockedModule,
@@ -183,23 +182,23 @@ class Train(LightningCLI):
         another process trains this run.
         """
         refuse_tasks_without_a_world(self.trainer)
-        if self.trainer.is_global_zero:
-            self.alone.enter_context(alone_in(self.run.directory, "train.py"))
-        checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
-        if checkpoint is not None:
-            say(f"Resuming from {checkpoint}")
-            saved = read_checkpoint(checkpoint)["state_dict"]
-            require_same_architecture(model.state_dict(), saved)
-        self.datamodule.setup("fit")
-        self.trainer.loggers += wandb_logger(self.run)
-        try:
-            self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
-        except Stopped as stopped:
-            say(
-                f"Stopped by {stopped} after {model.images_seen:,} of {model.total_images:,} "
-                f"images: the same command resumes from {self.run.directory / 'checkpoints'}"
-            )
-            raise
+        first = self.trainer.is_global_zero
+        with alone_in(self.run.directory, "train.py") if first else nullcontext():
+            checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
+            if checkpoint is not None:
+                say(f"Resuming from {checkpoint}")
+                saved = read_checkpoint(checkpoint)["state_dict"]
+                require_same_architecture(model.state_dict(), saved)
+            self.datamodule.setup("fit")
+            self.trainer.loggers += wandb_logger(self.run)
+            try:
+                self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
+            except Stopped as stopped:
+                say(
+                    f"Stopped by {stopped} after {model.images_seen:,} of {model.total_images:,} "
+                    f"images: the same command resumes from {self.run.directory / 'checkpoints'}"
+                )
+                raise
 
     @rank_zero_only
     def write_config(self) -> None:
