@@ -182,6 +182,7 @@ class Train(LightningCLI):
         another process trains this run.
         """
         refuse_tasks_without_a_world(self.trainer)
+        self.datamodule.setup("fit")  # data that cannot be used leave no trace of the run
         first = self.trainer.is_global_zero
         with alone_in(self.run.directory, "train.py") if first else nullcontext():
             checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
@@ -189,7 +190,6 @@ class Train(LightningCLI):
                 say(f"Resuming from {checkpoint}")
                 saved = read_checkpoint(checkpoint)["state_dict"]
                 require_same_architecture(model.state_dict(), saved)
-            self.datamodule.setup("fit")
             self.trainer.loggers += wandb_logger(self.run)
             try:
                 self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
