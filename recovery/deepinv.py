@@ -17,7 +17,10 @@ from recovery.methods import (
     residual_norm,
 )
 from recovery.operators import Operator
-from recovery.physics import Deepinv, as_physics, require_deepinv
+from recovery.physics import Deepinv, PerChannel, Physics, as_physics, require_deepinv
+
+# physics are also found here, as earlier configs name them
+__all__ = ["Deepinv", "PerChannel", "Physics", "Reconstructor", "TotalVariation"]
 
 
 class Reconstructor(PriorFree):
