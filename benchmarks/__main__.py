@@ -1,4 +1,4 @@
-"""python -m benchmarks: what is measured, by name. python -m benchmarks NAME: measure it."""
+"""python -m benchmarks: list the benchmarks. python -m benchmarks NAME: run one."""
 
 import argparse
 import importlib

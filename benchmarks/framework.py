@@ -1,8 +1,8 @@
 """A training step in the framework against a plain PyTorch loop of the same networks.
 
 Ours: `train.py` as a user runs it, without recovery: data stream, Lightning, seeded noise, checks,
-logging, moving average. Plain: the same mathematics in a loop of a screen, images from the same
-kind of stream, noise by torch.rand, nothing checked or logged. The two take turns batch by batch.
+logging, moving average. Plain: the same mathematics in a loop of one screen, with images from the
+same kind of stream, noise by torch.rand, no checks and no logging. They take turns batch by batch.
 Target: at most 5% slower.
 """
 
@@ -81,7 +81,7 @@ TURNS: list[tuple[float, float, int]] = []  # seconds of ours, seconds of plain,
 
 
 class TakeTurns(pl.Callback):
-    """After every batch of a training, times one plain step of equal networks."""
+    """Times one plain step of equal networks after every batch of a training."""
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
@@ -109,7 +109,7 @@ def endless(data: Any) -> Iterator[Tensor]:
 
 
 def plain_step(module: MaximumLikelihood | Adversarial) -> Callable[[Tensor], None]:
-    """One step of copies of a module's networks on a uint8 batch."""
+    """Make a step on a uint8 batch, of copies of a module's networks."""
     if isinstance(module, MaximumLikelihood):
         network = copy.deepcopy(module.network)
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-5)

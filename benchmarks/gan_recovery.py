@@ -1,7 +1,7 @@
 """Recovery of many images at once against one at a time, through a 32px DCGAN prior.
 
 CSGM, and stage 2 of image-adaptive search with a copy of the weights per image, each in its own
-process, whose peak memory is the figure given. Few steps: the time per step is what is compared.
+process, whose peak memory the table shows. A few steps suffice to compare the time per step.
 Target: equal PSNR within 0.1 dB.
 """
 
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace, name: str, size: int) -> tuple[float, float, float]:
-    """(seconds per image, peak MiB, mean PSNR) in a process of its own."""
+    """Measure (seconds per image, peak MiB, mean PSNR) in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(recover, (options, name, size))

@@ -1,6 +1,6 @@
 """Glow written plainly, layer by layer as in the papers: what `networks.glow` is measured against.
 
-Shares a `Glow`'s parameters; nothing is folded, cached or laid out for speed.
+Shares a `Glow`'s parameters; folds, caches and lays out nothing for speed.
 """
 
 import math

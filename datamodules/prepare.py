@@ -1,9 +1,9 @@
-"""Turns a folder, zip or tar of images into WebDataset shards and an index.
+"""Turns a folder, zip or tar of images, or one image, into WebDataset shards and an index.
 
     python -m datamodules.prepare photos data/64px/my-faces --image-size 64
 
-The same source and options give the same bytes whatever the number of workers. An interrupted run
-goes on where it stopped when the same command is given again. See docs/data.md.
+The same source and options give the same bytes whatever the number of workers. After an
+interruption the same command goes on where it stopped. See docs/data.md.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Converted = bytes | str  # a PNG, or the reason why there is none
 
 
 def unique_keys(names: Iterable[str]) -> dict[str, str]:
-    """Image name -> WebDataset key: no dots (they end a key), unique, readable, deterministic."""
+    """Map image names to WebDataset keys: without dots (they end a key), unique, readable."""
     stems = {name: re.sub(r"[^\w-]+", "_", PurePosixPath(name).stem) for name in sorted(names)}
     shared = Counter(stems.values())
     names_by_key: dict[str, str] = {}
@@ -57,7 +57,7 @@ def unique_keys(names: Iterable[str]) -> dict[str, str]:
 def make_plan(
     args: argparse.Namespace, entries: list[Entry], choice: dict[str, Any], ignored: dict[str, int]
 ) -> Index:
-    """What the set in OUT is made of and how: all of its index that is known before reading."""
+    """Write what the set in OUT is made of, and how: its index before any image is read."""
     listing = "\n".join(f"{entry.name}\t{entry.size}\t{entry.mark}" for entry in entries)
     return {
         "version": VERSION,
@@ -81,7 +81,7 @@ def write_index(index: Index, path: Path) -> None:
 
 
 def index_so_far(out: Path, plan: Index) -> Index:
-    """The index of the finished or interrupted set in OUT, checked, or that of an empty one."""
+    """Read and check the index of the set in OUT, finished or not; start one if OUT is empty."""
     for path in (out / INDEX, out / UNFINISHED / INDEX):
         if path.exists():
             index: Index = json.loads(path.read_text())
@@ -104,8 +104,8 @@ def index_so_far(out: Path, plan: Index) -> Index:
 def convert_all(
     entries: list[Entry], work: Callable[[Entry], Converted], workers: int
 ) -> Generator[Converted, None, None]:
-    """PNG bytes or a reason for each entry, in order; Pillow's work leaves Python's lock."""
-    Image.preinit()  # loading decoders is not safe between threads; the usual ones are tried first
+    """Yield PNG bytes or a reason for each entry, in order; Pillow works outside Python's lock."""
+    Image.preinit()  # threads must not load decoders: load the usual ones first, then all others
     Image.init()
     with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -117,9 +117,9 @@ def convert_all(
 def write_shard(
     path: Path, results: Iterator[tuple[Entry, Converted]], keys: dict[str, str], size: int
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """Moves results into one tar until it holds `size` images or there are no more.
+    """Move results into one tar until it holds `size` images or none is left.
 
-    Returns what the index says of the shard, and the rejected images.
+    Returns the shard's entry in the index, and the rejected images.
     """
     samples, rejected = 0, list[dict[str, str]]()
     with path.open("w+b") as file:
@@ -143,13 +143,13 @@ def write_shard(
 def write_shards(
     args: argparse.Namespace, index: Index, entries: list[Entry], keys: dict[str, str]
 ) -> None:
-    """Writes the shards that are not there yet and records them in `index`, here and in OUT."""
+    """Write the shards that are missing and record them in `index`, here and in OUT."""
     state, done = args.out / UNFINISHED, index["samples"] + len(index["rejected"])
     state.mkdir(parents=True, exist_ok=True)
     write_index(index, state / INDEX)
     left, read = entries[done:], open_source(args.source, state / "source.tar")
     work = partial(convert, read=read, size=args.image_size, crop=args.crop, upscale=args.upscale)
-    pause = 0.1 if sys.stderr.isatty() else 10  # a log is told less often
+    pause = 0.1 if sys.stderr.isatty() else 10  # a log needs fewer lines
     with (
         closing(convert_all(left, work, args.workers)) as converted,
         tqdm(converted, "images", len(entries), initial=done, delay=1, mininterval=pause) as bar,
@@ -169,7 +169,7 @@ def write_shards(
 
 
 def prepare(args: argparse.Namespace) -> tuple[Index, bool]:
-    """Makes the set that the arguments describe; its index, and whether it was there already.
+    """Make the set that the arguments describe; return its index, and whether it was there.
 
     Raises DataError for a source, selection or OUT that cannot be used, OSError for a failing disk.
     """
@@ -188,7 +188,7 @@ def prepare(args: argparse.Namespace) -> tuple[Index, bool]:
             reason = index["rejected"][0]["reason"]
             raise DataError(f"{args.source}: every image is rejected, the first with: {reason}")
         os.replace(state / INDEX, out / INDEX)
-    shutil.rmtree(state, ignore_errors=True)  # it may also be left of a run that had just finished
+    shutil.rmtree(state, ignore_errors=True)  # a run that had just finished may have left it, too
     return index, complete
 
 
@@ -218,7 +218,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     about = "Turns a folder, zip or tar of images into WebDataset shards: see docs/data.md."
     parser = argparse.ArgumentParser("python -m datamodules.prepare", description=about)
     add, listed = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder (with subfolders), zip or tar(.gz)")
+    add(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="a folder, zip, tar(.gz) or image",
+    )
     add("out", type=Path, metavar="OUT", help="folder to make: shards and index.json")
     add("--image-size", type=positive, required=True, help="side of the stored square, in pixels")
     box = "box in pixels, fractions allowed, applied before the centre square"
@@ -233,7 +238,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--limit", type=positive, metavar="N", help="keep at most N after the shuffle")
     add("--shard-size", type=positive, default=1000, help="images per shard (default: 1000)")
     add("--seed", type=int, default=0, help="of the shuffle (default: 0)")
-    cores = min(os.cpu_count() or 1, 16)  # reading files and moving bytes are done one at a time
+    cores = min(os.cpu_count() or 1, 16)  # more would wait for each other to read files
     add("--workers", type=positive, default=cores, help=f"threads (default: {cores})")
     args = parser.parse_args(argv)
     if (args.where and not args.csv) or any("=" not in where for where in args.where):
@@ -246,7 +251,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 an error that the message explains, 130 interrupted."""
+    """Prepare; return 0, 2 after an error that the message explains, or 130 if interrupted."""
     args = parse(argv)
     try:
         index, complete = prepare(args)

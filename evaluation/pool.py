@@ -18,15 +18,14 @@ from torchvision.utils import save_image
 from core.files import whole_file
 from evaluation.plan import Bench, Task
 from recovery.methods import Progress
-from recovery.operators import Operator
 from results.identity import ConfigTexts
 from results.rows import RowFile
-from results.trial import Trial, run_trials
+from results.trial import Trial, measurement_as_image, run_trials
 
 
 @dataclass(frozen=True)
 class Done:
-    """A task that ended: the seconds an image took, or why there are no rows of it."""
+    """A task that ended: the seconds per image, or why it has no rows."""
 
     task: Task
     seconds: float = 0.0
@@ -37,9 +36,9 @@ class Worker:
     """Performs tasks: rows into its file, the first images of a set as pictures.
 
     Args:
-        bench: what tasks name.
+        bench: what the tasks name.
         rows: its own file.
-        pictures: folder of what recovered images look like.
+        pictures: folder of recovered images as PNG.
     """
 
     def __init__(self, bench: Bench, rows: Path, pictures: Path) -> None:
@@ -49,7 +48,10 @@ class Worker:
         self.pictures = pictures
 
     def perform(self, task: Task, progress: Progress | None = None) -> Done:
-        """Rows are on disk when this returns. Raises OSError where they cannot be written."""
+        """Recover a task's images; their rows are on disk when this returns.
+
+        Raises OSError if they cannot be written.
+        """
         try:
             job = self.bench.job(task.template, task.dataset, self.texts)
             if job.template.config != task.template.config:
@@ -63,10 +65,10 @@ class Worker:
                 batch_size=len(task.images),
                 progress=progress,
             )
-            trial = next(trials)  # the images of a task are recovered at once
-            seen = as_image(trial, job.operator)
+            trial = next(trials)  # one, because a task's images are recovered at once
+            seen = measurement_as_image(trial.y, job.operator)
         except torch.AcceleratorError as error:
-            # a GPU that failed once fails at once at everything: it would empty the queue
+            # a GPU that has failed once fails every task at once, and would empty the queue
             raise RuntimeError(
                 f"{self.bench.device} failed at {task.method} on {task.problem}: {error}. Every "
                 "finished row is kept: run the same command again, without this device perhaps "
@@ -76,16 +78,18 @@ class Worker:
             memory = f"{self.bench.device.type} out of memory at {len(task.images)} images at once"
             return Done(task, failure=f"{memory}: lower batch_size")
         except Exception as error:
-            # one method's failure is not the others'; a rerun tries again
+            # a failing method must not stop the others; a rerun tries it again
             return Done(task, failure=f"{type(error).__name__}: {error}")
-        # pictures first: an image with a row is not recovered again
+        # pictures first: a rerun does not recover an image that has a row
         self.save_pictures(task, trial, seen)
         self.rows.append(trial.rows)
         return Done(task, trial.rows[-1].seconds)
 
     def save_pictures(self, task: Task, trial: Trial, measurement: Tensor | None) -> None:
-        """<problem>/<set>/<image>/<config>-<seed>/{truth,measurement,recovery}.png, where the
-        image is shown."""
+        """Save truth, measurement and recovery of the first images.
+
+        As <problem>/<set>/<image>/<config>-<seed>/{truth,measurement,recovery}.png.
+        """
         for i, index in enumerate(task.images):
             if index >= task.pictured:
                 continue
@@ -102,13 +106,6 @@ class Worker:
                         save_image(images[i].clamp(0, 1), file, format="png")
 
 
-def as_image(trial: Trial, operator: Operator) -> Tensor | None:
-    """What was measured, as images: y itself, or its adjoint; None of a non-linear operator."""
-    if trial.y.shape == trial.truth.shape:
-        return trial.y
-    return operator.A_adjoint(trial.y) if operator.linear else None
-
-
 def perform_all(
     tasks: Sequence[Task],
     make: Callable[[torch.device], Bench],
@@ -116,18 +113,18 @@ def perform_all(
     folder: Path,
     progress: Progress | None = None,
 ) -> Iterator[Done]:
-    """Yields tasks as they end; one process per device, this one alone if there is one device.
+    """Yield tasks as they end; one process per device, this one alone if there is one device.
 
     Args:
         tasks: what to do.
-        make: the bench on a device; must be picklable for several devices.
+        make: makes the bench on a device; must be picklable for several devices.
         devices: of the processes.
         folder: of rows and pictures.
         progress: of this process alone.
 
     Raises:
         OSError: rows cannot be written.
-        RuntimeError: a process was killed, by lack of memory say.
+        RuntimeError: a process was killed, for lack of memory, say.
     """
     if len(devices) == 1:
         worker = Worker(make(devices[0]), folder / "rows.csv", folder / "pictures")
@@ -138,7 +135,7 @@ def perform_all(
     for index, device in enumerate(devices):
         places.put((index, str(device)))
     threads = max(1, (os.cpu_count() or 1) // len(devices))
-    for index in range(len(devices)):  # a full disk is met here, where it can be told
+    for index in range(len(devices)):  # meet a full disk here, where the user gets to know
         RowFile(folder / f"rows-{index}.csv")
     with ProcessPoolExecutor(
         len(devices),
@@ -154,7 +151,7 @@ def perform_all(
                 "a process of the evaluation ended before its time (out of memory?). Every "
                 "finished row is kept: run the same command again, with fewer processes perhaps"
             ) from error
-        except BaseException:  # Ctrl-C, a full disk: nobody may write here once this returns
+        except BaseException:  # Ctrl-C, a full disk: no process may write here once this returns
             processes = list((pool._processes or {}).values())  # shutdown forgets them
             for process in processes:
                 process.terminate()
@@ -173,7 +170,7 @@ def _start(
     make: Callable[[torch.device], Bench],
     folder: Path,
 ) -> None:
-    """Of a new process: it ends with its parent, and leaves Ctrl-C to it."""
+    """Set up a new process: it ends with its parent, and leaves Ctrl-C to it."""
     global _worker
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

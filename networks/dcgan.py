@@ -8,15 +8,7 @@ parameters and D 2,765,568, the paper's; other sizes have fewer or more doubling
 import torch
 from torch import Tensor, nn
 
-SMALLEST = 4  # side of the first feature map
-
-
-def doublings(image_size: int) -> int:
-    """How often the side doubles from 4 to `image_size`; raises ValueError for other sizes."""
-    count = image_size.bit_length() - SMALLEST.bit_length()
-    if count < 1 or SMALLEST << count != image_size:
-        raise ValueError(f"image_size must be a power of two and at least 8, got {image_size}")
-    return count
+from networks.sizes import doublings
 
 
 class Generator(nn.Module):
@@ -79,7 +71,7 @@ class Discriminator(nn.Module):
 
 
 def initialize(module: nn.Module) -> None:
-    """Convolutions N(0, 0.02^2), BatchNorm scales N(1, 0.02^2) (Radford et al., section 4)."""
+    """Draw convolutions N(0, 0.02^2), BatchNorm scales N(1, 0.02^2) (Radford et al., section 4)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         torch.nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):

@@ -1,5 +1,7 @@
 """Checkpoints of train.py, read without pickle."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -8,15 +10,21 @@ import torch
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The checkpoint, its tensors on the CPU, mapped from the file where the file system can.
+    """Read a checkpoint onto the CPU, its tensors mapped from the file if the file system can.
+
+    Checks every byte against the checksums in the file: training would go on from a flipped bit.
 
     Raises:
-        OSError: the file cannot be read: it is missing, or not ours to read, say.
-        ValueError: what was read is damaged or no checkpoint of train.py.
+        OSError: the file is missing, or cannot be read.
+        ValueError: the file is damaged, or no checkpoint of train.py.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{path} is damaged: {damaged} in it does not have its checksum")
         saved = _read(Path(path))
-    except (EOFError, RuntimeError, UnpicklingError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, UnpicklingError, zlib.error) as error:
         raise ValueError(f"{path} is damaged or no checkpoint of train.py") from error
     if not isinstance(saved, dict) or not {"images_seen", "state_dict"} <= saved.keys():
         raise ValueError(f"{path} is damaged or no checkpoint of train.py")
@@ -24,8 +32,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
-    with path.open("rb"):  # what is missing, or not ours to read, is told as what it is
-        pass
     try:
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except OSError:  # a file system without mmap

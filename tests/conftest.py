@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread per process, and a tiny training run."""
+"""Shared by all tests: one thread per process, the repository as folder, a tiny training run."""
 
 import os
 
@@ -7,12 +7,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before SciPy is imported: 
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).parent.parent
 
 TINY = [
     "--config=configs/demo.yaml",
@@ -38,6 +41,15 @@ TINY = [
     "--samples.count=4",
     "--trainer.log_every_n_steps=1",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_repository() -> Iterator[None]:
+    """Commands run where a user runs them, and end as they do there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(REPOSITORY)
+        patch.delenv("INVERTIBLE_PRIORS_TRACEBACK", raising=False)
+        yield
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""Runs of `train.py` that end early, and a callback that records what each rank did."""
+"""Runs of `train.py`: made, cut short, refused, and what they leave."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,16 @@ import torch
 from torch import Tensor
 
 import train
+from callbacks.checkpoints import newest_checkpoint
 from lightning_modules.clock import ClockedModule
+from training.cli import Train
+
+# --- runs
+
+
+def run(arguments: list[str], *more: str) -> Path:
+    """Train as from the command line; returns the run directory."""
+    return Train([*arguments, *more]).run.directory
 
 
 class Killed(Exception):
@@ -41,6 +51,56 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 def without_recovery(options: list[str]) -> list[str]:
     """The options but those of the recovery, which would win over a config file's."""
     return [option for option in options if not option.startswith("--recovery.")]
+
+
+# --- what runs leave
+
+
+def logged(directory: Path, name: str) -> dict[int, float]:
+    """A metric by images_seen; a later line (a resumed run's) replaces an earlier one."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return {int(line["images_seen"]): line[name] for line in lines if name in line}
+
+
+def losses(directory: Path) -> dict[int, float]:
+    return logged(directory, "train/bits_per_dim")
+
+
+def newest(directory: Path) -> Path:
+    path = newest_checkpoint(directory)
+    assert path is not None
+    return path
+
+
+def saved(directory: Path) -> dict[str, Any]:
+    """The content of the newest checkpoint."""
+    return dict(torch.load(newest(directory), weights_only=True))
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    """Equal in every bit, however nested."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    """Two runs end at the same weights, averages and moments."""
+    a, b = saved(one), saved(other)
+    for part in ("images_seen", "state_dict", "optimizer_states"):
+        assert_equal(a[part], b[part])
+
+
+# --- several processes
 
 
 class SaveRank(pl.Callback):

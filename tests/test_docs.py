@@ -10,15 +10,15 @@ import torch
 
 import train
 from results.rows import read_rows
+from tests.conftest import REPOSITORY
 from tests.helpers import without_recovery
 
-ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(python|yaml)(?: title=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: str) -> list[tuple[str, str, str]]:
     """(language, file name or "", text) of every block of a page, in order."""
-    return BLOCK.findall((ROOT / page).read_text())
+    return BLOCK.findall((REPOSITORY / page).read_text())
 
 
 @pytest.fixture

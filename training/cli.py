@@ -1,7 +1,9 @@
 """The command line of train.py: LightningCLI with run directories, resuming, and every callback."""
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from callbacks.samples import Samples
 from cli.configs import with_one_config
 from cli.types import register_types
 from core.files import write_whole
+from core.lock import alone_in
 from core.precision import require_full_precision
+from core.stopping import Stopped
 from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule
 from priors.checkpoint import read_checkpoint
@@ -48,6 +52,7 @@ class Train(LightningCLI):
 
     def __init__(self, arguments: Sequence[str] | None = None) -> None:
         register_types()
+        self.alone = ExitStack()  # the lock on the run's directory, for as long as this lives
         arguments = sys.argv[1:] if arguments is None else arguments
         super().__init__(
             ClockedModule,
@@ -174,8 +179,12 @@ class Train(LightningCLI):
     def fit(self, model: ClockedModule, **kwargs: Any) -> None:
         """Train from the run's newest checkpoint, else from --ckpt_path, else from the start.
 
-        W&B hears of the run last, once everything else has been looked at.
+        W&B hears of the run last, once everything else has been looked at. Raises ValueError while
+        another process trains this run.
         """
+        refuse_tasks_without_a_world(self.trainer)
+        if self.trainer.is_global_zero:
+            self.alone.enter_context(alone_in(self.run.directory, "train.py"))
         checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
         if checkpoint is not None:
             say(f"Resuming from {checkpoint}")
@@ -183,7 +192,14 @@ class Train(LightningCLI):
             require_same_architecture(model.state_dict(), saved)
         self.datamodule.setup("fit")
         self.trainer.loggers += wandb_logger(self.run)
-        self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
+        try:
+            self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
+        except Stopped as stopped:
+            say(
+                f"Stopped by {stopped} after {model.images_seen:,} of {model.total_images:,} "
+                f"images: the same command resumes from {self.run.directory / 'checkpoints'}"
+            )
+            raise
 
     @rank_zero_only
     def write_config(self) -> None:
@@ -194,6 +210,27 @@ class Train(LightningCLI):
     def after_fit(self) -> None:
         if self.trainer.is_global_zero:
             show_results(self.run.directory)
+        if self.model.images_seen < self.model.total_images:
+            raise Unfinished(
+                f"Training stopped after {self.model.images_seen:,} of "
+                f"{self.model.total_images:,} images, at trainer.max_time or an option like it: "
+                "the same command goes on"
+            )
+
+
+class Unfinished(Exception):
+    """Training ended in order, before it had seen all its images."""
+
+
+def refuse_tasks_without_a_world(trainer: pl.Trainer) -> None:
+    """Raises ValueError where Slurm has started several tasks that would all train alone."""
+    tasks = int(os.environ.get("SLURM_NTASKS", 1))
+    if SLURMEnvironment.detect() and tasks > 1 and trainer.world_size == 1:
+        raise ValueError(
+            f"Slurm runs {tasks} tasks, and trainer.devices and num_nodes make one process: each "
+            "task would train the same run alone. Set --trainer.devices to the tasks per node "
+            "(configs/cluster.yaml), or ask Slurm for one task"
+        )
 
 
 def plugins_with(named: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Every logged number on disk, whatever else it is sent to."""
+"""Every logged number on disk, whichever other loggers get it too."""
 
 import json
 from pathlib import Path

@@ -1,0 +1,91 @@
+"""evaluate.py: what is recovered once, and what a rerun computes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.lock import alone_in
+from evaluation.config import read_evaluation
+from evaluation.run import make_bench
+from priors import load_prior
+from results.rows import COLUMNS, KEY, read_rows
+from tests.evaluation.conftest import Run
+
+
+@pytest.mark.slow
+def test_every_image_is_recovered_once_and_a_rerun_computes_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run()
+    rows = read_rows(folder, every=True)
+    counts = rows.groupby("method").size().to_dict()
+    sets, problems, seeds = 2, 2, 2
+    each = sets * problems * seeds
+    assert counts == {"glow": 3 * each, "adjoint": 3 * each, "few": each}
+    assert not rows.duplicated(KEY).any()
+    assert set(rows[rows["method"] == "glow"]["prior"]) == {"glow"}
+    assert set(rows[rows["method"] == "glow"]["images_seen"]) == {16}
+    # noise depends on the seed, the operator does not
+    adjoint = rows[(rows["method"] == "adjoint") & (rows["problem"] == "denoise")]
+    assert adjoint.groupby("image")["psnr"].nunique().eq(2).all()
+    for file in ("report.html", "report.md"):
+        assert "A tiny evaluation" in (folder / file).read_text()
+    assert (folder / "sheets" / "cs-50%-faces.png").exists()
+    assert (folder / "figures" / "recovery-1.png").exists()
+    page, text = (folder / "report.html").read_text(), (folder / "rows.csv").read_bytes()
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("recovered again")
+
+    monkeypatch.setattr("evaluation.pool.run_trials", never)
+    run()
+    assert (folder / "rows.csv").read_bytes() == text
+    assert len((folder / "report.html").read_text()) == pytest.approx(len(page), rel=0.05)
+    assert "A tiny evaluation" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_larger_plan_computes_what_is_new_alone(run: Run) -> None:
+    small = run("--trials.methods=[adjoint]", "--trials.images=2", "--trials.seeds=[0]")
+    before = (small / "rows.csv").read_text()
+    larger = run("--trials.methods=[adjoint, lasso]", "--trials.images=3", "--trials.seeds=[0]")
+    after = (larger / "rows.csv").read_text()
+    assert after.startswith(before)
+    assert len(read_rows(larger, every=True)) == 2 * 2 * 2 * 3
+    # and a smaller one shows only its own rows
+    run("--trials.methods=[lasso]", "--trials.images=1", "--trials.seeds=[0]")
+    assert "adjoint" not in (small / "report.md").read_text()
+
+
+def test_two_at_once_in_one_folder_are_refused(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with alone_in(tmp_path / "results" / "tiny", "evaluate.py"), pytest.raises(SystemExit):
+        run()
+    assert "another evaluate.py is at work" in capsys.readouterr().err
+
+
+def test_float32_is_not_tf32(
+    arguments: list[str],
+    workshop: Path,
+) -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    config, _ = read_evaluation(arguments)
+    make_bench(config, torch.device("cpu"))
+    assert not torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    load_prior(workshop / "runs" / "demo")
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_a_cut_row_is_computed_again(run: Run, tmp_path: Path) -> None:
+    options = ["--trials.methods=[adjoint]", "--trials.seeds=[0]"]
+    folder = run(*options)
+    path = folder / "rows.csv"
+    text = path.read_bytes()
+    path.write_bytes(text[:-20])
+    run(*options)
+    before, after = text.decode().splitlines(), path.read_text().splitlines()
+    psnr = COLUMNS.index("psnr")
+    assert [line.split(",")[psnr] for line in after] == [line.split(",")[psnr] for line in before]

@@ -1,0 +1,39 @@
+"""python -m report: several runs, compared as a table and a figure."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from report.__main__ import main
+from report.curves import comparison_figure
+from report.terminal import comparison_table
+from results.means import compared
+from tests.made import two_runs
+
+
+def test_the_comparison_as_a_table_and_a_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = two_runs()
+    console = Console(width=120, record=True)
+    console.print(comparison_table(compared(rows)))
+    text = console.export_text()
+    assert "41.00 ± 1.00" in text and "23.00 ± 1.00" in text  # cs-10%: 40 and 22 plus 10 / 10
+    assert "45.00 ± 1.00" in text and "27.00 ± 1.00" in text
+    left, right = comparison_figure(compared(rows)).axes
+    assert left.get_title() == "in distribution: faces-in"
+    assert right.get_title() == "out of distribution: faces-out"
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels == ["glow, latent-search", "dcgan, csgm"]
+    for run in ("one", "two"):
+        folder = tmp_path / run
+        folder.mkdir()
+        rows[rows["run"] == run].to_csv(folder / "rows.csv", index=False)
+    main([str(tmp_path / "one"), str(tmp_path / "two")])
+    assert (tmp_path / "comparison.png").exists()
+    main([str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(tmp_path / "own.png")])
+    assert (tmp_path / "own.png").exists()
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="nowhere"):
+        main([str(tmp_path / "one"), str(tmp_path / "nowhere")])

@@ -1,0 +1,54 @@
+"""Which rows count: those of a config that was replaced do not, those of another process do."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from report.terminal import summary_table
+from results.means import latest
+from results.rows import Row, RowFile, read_rows
+
+ROW = Row(
+    *("run", "gan", 100, 1, "faces-val", "in", "a", "cs-10%", "cs", "csgm"),
+    psnr=20.0,
+    status="converged",
+)
+
+
+def rows(config: str, images: str, **columns: object) -> list[Row]:
+    return [replace(ROW, config=config, image=image, **columns) for image in images]  # type: ignore[arg-type]
+
+
+def test_processes_that_round_differently_all_count(tmp_path: Path) -> None:
+    RowFile(tmp_path / "rows.csv").append(rows("one", "ac"))
+    RowFile(tmp_path / "rows-rank1.csv").append(rows("two", "bd", psnr=30.0))
+    last = latest(read_rows(tmp_path))
+    assert sorted(last["image"]) == list("abcd")
+    columns = {c.header: list(c.cells) for c in summary_table(last).columns}
+    assert columns["images"] == ["4"] and columns["PSNR"][0].startswith("25.00")
+
+
+def test_a_recovery_configured_anew_replaces_the_one_before(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "rows.csv")
+    file.append(rows("one", "abcd"))
+    file.append(rows("two", "ab", psnr=30.0))  # fewer images than before
+    read = read_rows(tmp_path)
+    assert read["config"].tolist() == ["two", "two"] and read["image"].tolist() == ["a", "b"]
+    assert len(read_rows(tmp_path, every=True)) == 6
+
+
+def test_other_times_methods_and_sets_keep_their_rows(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "rows.csv")
+    file.append(rows("one", "ab", images_seen=50))
+    file.append(rows("one", "ab", method="other"))
+    file.append(rows("one", "ab", dataset="faces-ood"))
+    file.append(rows("one", "ab"))
+    file.append(rows("two", "ab"))
+    assert len(read_rows(tmp_path)) == 8
+
+
+def test_the_same_row_again_is_one_row(tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "rows.csv")
+    file.append(rows("one", "abc"))
+    file.append(rows("one", "a", psnr=31.0))
+    read = read_rows(tmp_path)
+    assert sorted(read["image"]) == list("abc") and read["psnr"].max() == 31.0

@@ -1,0 +1,53 @@
+"""Steps from an image's latent: against a linear flow, and as published."""
+
+import math
+
+import pandas as pd
+import torch
+
+from priors.prior import FlowPrior
+from studies.latent_norm import LatentNorm
+from studies.latent_step import LENGTHS, PUBLISHED, LatentStep, five_bits
+from studies.study import Given
+from tests.studies.conftest import LinearFlow, image_set, reread
+
+
+def test_latent_step_of_a_linear_flow(given: Given) -> None:
+    # x = z / 2 moves every direction by half a step
+    prior = FlowPrior(LinearFlow(2 * torch.eye(192), (3, 8, 8)), "linear")
+    study = LatentStep(images=4, directions=2, lengths=[0.1, 0.8], batch_size=3)
+    linear = Given({"glow": prior}, given.sets, given.rows, given.device, given.folder)
+    steps = study.compute(linear, lambda _: None)["steps"]
+    assert len(steps) == 6 and (steps["n_rows"] == 4).all()
+    assert ((steps["dx_mean"] / steps["dz_norm"] - 0.5).abs() < 1e-4).all()
+    assert "0.500 ± 0.000 (natural)" in study.findings(reread({"steps": steps}))[0]
+    assert "published means give 1.44 (0.572 and 0.398" in study.findings({"steps": steps})[1]
+
+
+def test_directions_of_latent_steps() -> None:
+    images, z = image_set("celeba-val", 3), torch.randn(3, 192)
+    directions = LatentStep(directions=4)._directions(images, z)
+    assert torch.equal(directions["natural"][0, 1], z[1] - z[0])
+    assert directions["uniform"].shape == directions["gaussian"].shape == (4, 3, 192)
+    assert directions["uniform"].min() >= 0 and directions["gaussian"].mean().abs() < 0.1
+    alone = LatentStep(directions=4)._directions(images.subset([2]), z[2:])
+    assert torch.equal(alone["uniform"][:, 0], directions["uniform"][:, 2])
+
+
+def test_images_that_do_not_encode_are_counted() -> None:
+    norms = {"dataset": "a", "sigma": 0.0, "n": 4, "norm": [1.0, 3.0, math.inf]}
+    table = pd.DataFrame({**norms, "log_likelihood": [4.0, 8.0, math.nan]})
+    (said,) = LatentNorm().findings(reread({"norms": table}))
+    assert "a 2.0 ± 1.0 (1.50 nats per dimension, 3 images, 1 not finite)" in said
+
+
+def test_published_steps_are_those_of_the_defaults() -> None:
+    published = pd.read_csv(PUBLISHED)
+    assert sorted(published["dz_norm"].unique()) == sorted(LENGTHS)
+
+
+def test_five_bits_keep_the_level_of_each_pixel() -> None:
+    images = image_set("celeba-val", 2)
+    x = five_bits(images)
+    assert torch.equal((32 * x).floor(), images.images.div(8, rounding_mode="floor").float())
+    assert torch.equal(five_bits(images.subset([1])), x[1:])

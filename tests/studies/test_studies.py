@@ -1,0 +1,73 @@
+"""All studies: tables survive being saved, what is missing is named."""
+
+import matplotlib.pyplot as plt
+import pytest
+
+from studies.jacobian import (
+    Jacobian,
+)
+from studies.latent_norm import LatentNorm
+from studies.latent_step import LatentStep
+from studies.samples import Samples
+from studies.study import Given, Study
+from studies.theorem1 import Theorem1
+from studies.toy import RealNVPToy
+from tests.studies.conftest import reread
+
+
+def all_studies() -> list[Study]:
+    return [
+        Theorem1(percent=[20, 60], n=20, draws=2),
+        Jacobian(dataset="celeba-val", images=2),
+        LatentStep(images=3, directions=1, lengths=[0.1, 0.8]),
+        LatentNorm(images=3),
+        RealNVPToy(steps=2, batch_size=16, points=50, grid=20),
+    ]
+
+
+@pytest.mark.parametrize("study", all_studies(), ids=lambda study: type(study).__name__)
+def test_saved_tables_are_enough_to_draw(study: Study, given: Given) -> None:
+    study.check(given)
+    tables = reread(study.compute(given, lambda _: None))
+    assert study.title and study.findings(tables)
+    for style in ("default", "dark_background"):
+        with plt.style.context(style):
+            for caption, figure in study.figures(tables).items():
+                assert caption.endswith(".")
+                figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize(
+    ("study", "said"),
+    [
+        (Jacobian(prior="pggan"), "no prior named 'pggan': there are glow, dcgan"),
+        (Jacobian(prior="dcgan"), "'dcgan' must be a flow"),
+        (Jacobian(dataset="mars"), "no set of images named 'mars'"),
+        (Theorem1(prior="glow", dataset="mars"), "mars"),
+        (LatentStep(prior="dcgan"), "must be a flow"),
+        (LatentNorm(others=["mars"]), "mars"),
+        (Samples(priors=["pggan"]), "pggan"),
+    ],
+)
+def test_what_is_missing_is_named(study: Study, said: str, given: Given) -> None:
+    with pytest.raises(ValueError, match=said):
+        study.check(given)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (Theorem1, {"percent": [3]}),
+        (Theorem1, {"percent": [100]}),
+        (Theorem1, {"draws": 1}),
+        (Jacobian, {"rank": 0}),
+        (LatentStep, {"images": 1}),
+        (LatentStep, {"lengths": [0.0]}),
+        (LatentNorm, {"sigmas": [0.0]}),
+        (Samples, {"count": 1}),
+        (RealNVPToy, {"points": 10}),
+    ],
+)
+def test_bad_options_are_refused(make: type[Study], options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=make.__name__):
+        make(**options)
