@@ -9,6 +9,7 @@ import argparse
 import copy
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ from benchmarks.networks import perturbed
 from benchmarks.plain_glow import plain_inverse
 from networks.glow import Glow
 
-SMALL = {"image_size": 32, "steps": 8, "levels": 3, "last_level_steps": 8}
-LARGE = {"image_size": 64, "steps": 18, "levels": 4}
+SMALL: dict[str, Any] = {"image_size": 32, "steps": 8, "levels": 3, "last_level_steps": 8}
+LARGE: dict[str, Any] = {"image_size": 64, "steps": 18, "levels": 4}
 CASES = {  # name -> network, batch size, share of the repetitions, target
     "32px, hidden 64": (SMALL | {"hidden": 64}, 16, 1.0, 1.6),
     "32px, hidden 128": (SMALL | {"hidden": 128}, 16, 1.0, 1.6),

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import print_table
+from benchmarks.networks import load_prior
 from core.seeds import generator
 from datamodules.procedural import faces
-from priors import load_prior
 from priors.prior import FlowPrior
 
 COUNT = 32

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import lightning_modules
+import priors
 from datamodules.procedural import faces
 from datamodules.shards import ShardIndex, load_images
 from networks.glow import Glow
@@ -13,10 +13,13 @@ from priors.prior import FlowPrior
 
 
 def load_prior(checkpoint: str | Path | None) -> FlowPrior:
-    """Load the prior of RUN/checkpoints/NAME.ckpt; without one make `toy_glow`'s."""
+    """Load the invertible prior of a run, checkpoint or export; without one make `toy_glow`'s."""
     if checkpoint is None:
         return FlowPrior(toy_glow().frozen(), "glow")
-    return lightning_modules.load_prior(checkpoint)
+    prior = priors.load_prior(checkpoint)
+    if not isinstance(prior, FlowPrior):
+        raise ValueError(f"{checkpoint} is a GAN prior: this benchmark needs an invertible one")
+    return prior
 
 
 def toy_glow() -> Glow:

@@ -8,7 +8,7 @@ no worse.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 
@@ -101,7 +101,7 @@ def timed(sensing: Sensing, searches: dict[str, LatentSearch], repetitions: int)
         recovery = searches[name].recover(sensing.y, sensing.operator)
         found[name] = recovery.image, recovery.evaluations
 
-    contestants = [joint, *(partial(ours, name) for name in searches)]
+    contestants: list[Callable[[], object]] = [joint, *(partial(ours, name) for name in searches)]
     times = alternate(*contestants, repetitions=repetitions, warm_up=0)
     return [
         [

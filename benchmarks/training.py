@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from datamodules.procedural import faces
 from networks.glow import Glow
 from priors.prior import standard_normal_log_prob
 
-NETWORK = {"image_size": 32, "steps": 8, "levels": 3, "last_level_steps": 8}
+NETWORK: dict[str, Any] = {"image_size": 32, "steps": 8, "levels": 3, "last_level_steps": 8}
 CLIP_NORM = 50.0
 TARGET = 1.3
 

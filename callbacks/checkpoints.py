@@ -131,13 +131,11 @@ def checkpoint_folder(run_directory: str | Path) -> Path:
 
 def images_in_last(trainer: pl.Trainer) -> int:
     """Read how many images the run's `last.ckpt` has seen; 0 if none can be read."""
+    path = checkpoint_folder(trainer.default_root_dir) / "last.ckpt"
     try:
-        seen = read_checkpoint(checkpoint_folder(trainer.default_root_dir) / "last.ckpt")[
-            "images_seen"
-        ]
-    except (FileNotFoundError, ValueError):
+        return int(read_checkpoint(path)["images_seen"])
+    except (OSError, ValueError):
         return 0
-    return int(seen)
 
 
 def newest_checkpoint(run_directory: str | Path) -> Path | None:

@@ -71,16 +71,17 @@ class SampleQuality(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.inception is None or not trainer.is_global_zero:
             return
-        epoch, step = data_of(trainer).position(clocked(pl_module).images_seen)
-        finished = clocked(pl_module).images_seen >= clocked(pl_module).total_images
+        module = clocked(pl_module)
+        epoch, step = data_of(trainer).position(module.images_seen)
+        finished = module.images_seen >= module.total_images
         if not (finished or (step == 0 and epoch % self.every_n_epochs == 0)):
             return
         if self._real is None:
-            self._real = self.features(self.held_out_images(trainer), clocked(pl_module).device)
-        samples = (255 * clocked(pl_module).samples(self.images)).round().to(torch.uint8)
-        metrics = distances(self._real, self.features(samples, clocked(pl_module).device))
+            self._real = self.features(self.held_out_images(trainer), module.device)
+        samples = (255 * module.samples(self.images)).round().to(torch.uint8)
+        metrics = distances(self._real, self.features(samples, module.device))
         for logger in trainer.loggers:
-            logger.log_metrics({**metrics, "images_seen": float(clocked(pl_module).images_seen)})
+            logger.log_metrics({**metrics, "images_seen": float(module.images_seen)})
 
     def held_out_images(self, trainer: pl.Trainer) -> Tensor:
         """Take the images to compare with, uint8 (at most `images`, C, H, W)."""

@@ -24,15 +24,20 @@ from contextlib import closing
 from functools import partial
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 from webdataset import TarWriter
 
+from core.files import write_whole
 from datamodules.shards import INDEX, UNFINISHED, VERSION, DataError, check_shard
 from datamodules.sources import RULES, Entry, convert, find_images, open_source, select
 
 AGAIN = "give the same command again to go on from the last finished shard"
+
+Index = dict[str, Any]  # what index.json holds: see docs/data.md
+Converted = bytes | str  # a PNG, or the reason why there is none
 
 
 def unique_keys(names: Iterable[str]) -> dict[str, str]:
@@ -49,7 +54,9 @@ def unique_keys(names: Iterable[str]) -> dict[str, str]:
     return {name: key for key, name in names_by_key.items()}
 
 
-def make_plan(args: argparse.Namespace, entries: list[Entry], choice: dict, ignored: dict) -> dict:
+def make_plan(
+    args: argparse.Namespace, entries: list[Entry], choice: dict[str, Any], ignored: dict[str, int]
+) -> Index:
     """Write what the set in OUT is made of, and how: its index before any image is read."""
     listing = "\n".join(f"{entry.name}\t{entry.size}\t{entry.mark}" for entry in entries)
     return {
@@ -69,11 +76,15 @@ def make_plan(args: argparse.Namespace, entries: list[Entry], choice: dict, igno
     }
 
 
-def index_so_far(out: Path, plan: dict) -> dict:
+def write_index(index: Index, path: Path) -> None:
+    write_whole(path, json.dumps(index, indent=1) + "\n")
+
+
+def index_so_far(out: Path, plan: Index) -> Index:
     """Read and check the index of the set in OUT, finished or not; start one if OUT is empty."""
     for path in (out / INDEX, out / UNFINISHED / INDEX):
         if path.exists():
-            index = json.loads(path.read_text())
+            index: Index = json.loads(path.read_text())
             differs = [
                 f"{key} is {index.get(key)} there, {value} here"
                 for key, value in plan.items()
@@ -90,14 +101,9 @@ def index_so_far(out: Path, plan: dict) -> dict:
     return plan | {"samples": 0, "bytes": 0, "shards": [], "rejected": []}
 
 
-def write_json(value: dict, path: Path) -> None:
-    """Write a file that has its name only once it is whole."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(scratch, path)
-
-
-def convert_all(entries: list[Entry], work: Callable, workers: int) -> Generator:
+def convert_all(
+    entries: list[Entry], work: Callable[[Entry], Converted], workers: int
+) -> Generator[Converted, None, None]:
     """Yield PNG bytes or a reason for each entry, in order; Pillow works outside Python's lock."""
     Image.preinit()  # threads must not load decoders: load the usual ones first, then all others
     Image.init()
@@ -108,12 +114,14 @@ def convert_all(entries: list[Entry], work: Callable, workers: int) -> Generator
             yield from pool.map(work, entries[start : start + 1000])
 
 
-def write_shard(path: Path, results: Iterator, keys: dict, size: int) -> tuple[dict, list[dict]]:
+def write_shard(
+    path: Path, results: Iterator[tuple[Entry, Converted]], keys: dict[str, str], size: int
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Move results into one tar until it holds `size` images or none is left.
 
     Returns the shard's entry in the index, and the rejected images.
     """
-    samples, rejected = 0, []
+    samples, rejected = 0, list[dict[str, str]]()
     with path.open("w+b") as file:
         # Fixed owner and time: nothing varies but the images.
         with TarWriter(file, encoder=False, user="", group="", mtime=0) as tar:
@@ -132,11 +140,13 @@ def write_shard(path: Path, results: Iterator, keys: dict, size: int) -> tuple[d
     return {"samples": samples, "bytes": path.stat().st_size, "sha256": sha256}, rejected
 
 
-def write_shards(args: argparse.Namespace, index: dict, entries: list[Entry], keys: dict) -> None:
+def write_shards(
+    args: argparse.Namespace, index: Index, entries: list[Entry], keys: dict[str, str]
+) -> None:
     """Write the shards that are missing and record them in `index`, here and in OUT."""
     state, done = args.out / UNFINISHED, index["samples"] + len(index["rejected"])
     state.mkdir(parents=True, exist_ok=True)
-    write_json(index, state / INDEX)
+    write_index(index, state / INDEX)
     left, read = entries[done:], open_source(args.source, state / "source.tar")
     work = partial(convert, read=read, size=args.image_size, crop=args.crop, upscale=args.upscale)
     pause = 0.1 if sys.stderr.isatty() else 10  # a log needs fewer lines
@@ -155,10 +165,10 @@ def write_shards(args: argparse.Namespace, index: dict, entries: list[Entry], ke
                 index["samples"] += shard["samples"]
                 index["bytes"] += shard["bytes"]
             index["rejected"] = sorted(index["rejected"] + rejected, key=itemgetter("name"))
-            write_json(index, state / INDEX)
+            write_index(index, state / INDEX)
 
 
-def prepare(args: argparse.Namespace) -> tuple[dict, bool]:
+def prepare(args: argparse.Namespace) -> tuple[Index, bool]:
     """Make the set that the arguments describe; return its index, and whether it was there.
 
     Raises DataError for a source, selection or OUT that cannot be used, OSError for a failing disk.
@@ -182,7 +192,7 @@ def prepare(args: argparse.Namespace) -> tuple[dict, bool]:
     return index, complete
 
 
-def summary(index: dict, out: Path) -> str:
+def summary(index: Index, out: Path) -> str:
     reasons = Counter(reject["reason"].partition(":")[0] for reject in index["rejected"])
     lines = [
         f"{out}: {index['samples']} images of {index['image_size']}px in "

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class ShardIndex:
         return sum(shard.samples for shard in self.shards)
 
 
-def check_shard(root: Path, record: dict, digest: bool = False) -> None:
+def check_shard(root: Path, record: dict[str, Any], digest: bool = False) -> None:
     """Raise DataError unless the shard is there with the size (and sha256) of its record."""
     path = root / record["file"]
     same = path.exists() and path.stat().st_size == record["bytes"]
@@ -101,12 +102,14 @@ def read_shard(shard: Shard) -> Iterator[tuple[int, str, bytes]]:
         # decides who reads which shard, and reads it whole.
         with tarfile.open(shard.path, "r:") as tar:
             for member in tar:
-                png = tar.extractfile(member).read()  # None, so AttributeError, if not a file
-                yield shard.first + count, member.name.removesuffix(".png"), png
+                stored = tar.extractfile(member)
+                if stored is None:
+                    raise ValueError(f"{member.name} is no file")
+                yield shard.first + count, member.name.removesuffix(".png"), stored.read()
                 count += 1
         if count != shard.samples:
             raise ValueError(f"{INDEX} says {shard.samples}")
-    except (OSError, tarfile.TarError, ValueError, AttributeError) as error:
+    except (OSError, tarfile.TarError, ValueError) as error:
         damage = f"damaged after {count} images ({error})"
         raise DataError(f"{shard.path}: {damage}; delete the set and prepare it again") from error
 

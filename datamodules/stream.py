@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 class ImageShards(Protocol):
     """Images in shards. `read` yields (global index, encoded image) of the wanted ones only."""
 
-    shard_sizes: Sequence[int]
+    @property
+    def shard_sizes(self) -> Sequence[int]: ...
 
     def read(self, shard: int, wanted: Collection[int]) -> Iterable[tuple[int, Any]]: ...
 

@@ -121,7 +121,7 @@ class Priors(Mapping[str, Prior]):
         if name not in self.loaded:
             try:
                 prior = load_prior(self.paths[name], device=self.device)
-            except (FileNotFoundError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 raise ValueError(f"priors.{name}: {error}") from error
             if prior.image_shape[-1] != self.image_size:
                 raise ValueError(

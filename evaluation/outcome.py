@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.utils import make_grid, save_image
 
+from core.files import write_whole
 from evaluation.plan import Trials
 from report.page import Section
 from results.identity import describe
@@ -79,7 +80,7 @@ def study_tables(
             table.to_csv(folder / f"{name}.csv", index=False)
         pictures = sorted(path.name for path in given.folder.glob("*.png"))
         saved = {"identity": identity, "tables": list(tables), "pictures": pictures}
-        _write_json(about, saved)
+        write_whole(about, json.dumps(saved))
     images = {"image": str}  # 0000083 is a name
     return {name: pd.read_csv(folder / f"{name}.csv", dtype=images) for name in saved["tables"]}
 
@@ -90,13 +91,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return {}
-
-
-def _write_json(path: Path, what: Mapping[str, Any]) -> None:
-    """Write a file, whole or not at all."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(what))
-    os.replace(unfinished, path)
 
 
 def _digest(data: pd.DataFrame | Tensor | None) -> str:
@@ -192,7 +186,7 @@ def remember_machine(folder: Path, devices: Sequence[torch.device]) -> None:
     known = _read_json(folder / MACHINES).get("machines", [])
     now = this_machine(devices)
     if now not in known:
-        _write_json(folder / MACHINES, {"machines": [*known, now]})
+        write_whole(folder / MACHINES, json.dumps({"machines": [*known, now]}))
 
 
 def details(

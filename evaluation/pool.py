@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
+from core.files import whole_file
 from evaluation.plan import Bench, Task
 from recovery.methods import Progress
 from results.identity import ConfigTexts
@@ -94,7 +95,6 @@ class Worker:
                 continue
             place = f"{task.template.config}-{task.template.seed}"
             folder = self.pictures / task.problem / task.dataset / f"{index:05d}" / place
-            folder.mkdir(parents=True, exist_ok=True)
             columns = {
                 "truth": trial.truth,
                 "measurement": measurement,
@@ -102,9 +102,8 @@ class Worker:
             }
             for name, images in columns.items():
                 if images is not None:
-                    part = folder / f"{name}.part"
-                    save_image(images[i].clamp(0, 1), part, format="png")
-                    os.replace(part, folder / f"{name}.png")
+                    with whole_file(folder / f"{name}.png") as file:
+                        save_image(images[i].clamp(0, 1), file, format="png")
 
 
 def perform_all(

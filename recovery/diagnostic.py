@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from core.seeds import normal, seed_from
+from core.variants import SEES_THE_TRUTH
 from priors.prior import FlowPrior
 from recovery.latent_search import LatentSearch
 from recovery.linear import solve_normal
 from recovery.methods import Progress, Recovery, in_parts, require_linear
 from recovery.operators import Operator
 from recovery.starts import require_encoder
-
-SEES_THE_TRUTH = "sees the truth"  # the variant of their rows, with which no table compares
 
 
 @runtime_checkable

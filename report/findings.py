@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.special import stdtrit
 
-from recovery.diagnostic import SEES_THE_TRUTH
+from core.variants import SEES_THE_TRUTH
 from report.layout import Layout, count_range, mean_text
 from report.plots import SET, SIDE
 

@@ -7,7 +7,6 @@ script. It has each figure in a light and in a dark version; the reader's system
 import base64
 import io
 import numbers
-import os
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,8 @@ import pandas as pd
 from cycler import cycler
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
+
+from core.files import write_whole
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 MAX_SVG = 200_000  # bytes: a figure that needs more (thousands of points) is a PNG
@@ -102,7 +103,7 @@ def write_page(
     page = environment.get_template(TEMPLATE.name).render(
         title=title, summary=summary, sections=shown, details=details
     )
-    _write(path, page)
+    write_whole(path, page)
 
 
 def write_markdown(
@@ -121,7 +122,7 @@ def write_markdown(
         parts += [f"{caption}: {file}" for caption, file in section.pictures.items()]
     parts.append("## Details")
     parts += [f"{name}:\n\n{textwrap.indent(text, '    ')}" for name, text in details.items()]
-    _write(path, "\n\n".join(part for part in parts if part) + "\n")
+    write_whole(path, "\n\n".join(part for part in parts if part) + "\n")
 
 
 def save_figures(folder: Path, sections: Sequence[Section]) -> list[Path]:
@@ -280,10 +281,3 @@ def _bullets(sentences: Sequence[str]) -> str:
         textwrap.fill(sentence, 100, initial_indent="- ", subsequent_indent="  ")
         for sentence in sentences
     )
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recovery.diagnostic import SEES_THE_TRUTH
+from core.variants import SEES_THE_TRUTH
 from report.layout import Layout, percent
 from report.plots import SET
 

@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from wandb.errors import Error as WandbError
 
+from core.files import write_whole
 from training.run import Run
 
 
@@ -23,8 +24,7 @@ def wandb_logger(run: Run) -> list[WandbLogger]:
     offline = run.wandb == "offline" or (run.wandb == "auto" and not has_wandb_key())
     identity = run.directory / "wandb_id"
     if not identity.exists() and first_process():
-        run.directory.mkdir(parents=True, exist_ok=True)
-        identity.write_text(secrets.token_hex(4))
+        write_whole(identity, secrets.token_hex(4))
     logger = WandbLogger(
         project=run.project,
         name=run.name,
