@@ -12,11 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from networks.deep_decoder import DeepDecoder
+from recovery.bm3d import BM3D
+from recovery.csgm import Csgm, iagan_stage_1
+from recovery.deepinv import TotalVariation
+from recovery.image_adaptive import ia_dcgan, iagan
+from recovery.lasso import Lasso
 from recovery.latent_search import LatentSearch
+from recovery.linear import Adjoint, PseudoInverse
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
-from recovery.starts import Normal
+from recovery.starts import Encoded, Normal, OnSphere
+from recovery.untrained import Untrained
 from results.identity import ConfigTexts, describe
-from tests.made import cuts
+from tests.made import cuts, gan_prior
 from tests.results.conftest import SHAPE, FlatPrior, N
 
 CPU = torch.device("cpu")
@@ -34,6 +42,33 @@ def test_a_config_is_stored_once_under_a_stable_hash(tmp_path: Path) -> None:
     (line,) = path.read_text().splitlines()
     config = {"problem": {"m": 3, "sigma": 0.1}, "weights": "ab"}
     assert json.loads(line) == {"hash": first, "config": config}
+
+
+def test_what_version_0_1_recovered_stays_recovered() -> None:
+    """Rows are reused by these hashes: another one would recover everything anew."""
+    gan, shape = gan_prior(), (3, 8, 8)
+    known = {
+        "d39cec9156": GaussianSensing(shape, 0.25),
+        "a1615cd084": Denoising(shape, 0.1),
+        "23ba1ca589": Inpainting(shape),
+        "c8fe79b54f": Inpainting(shape, "random", sigma=0.1),
+        "2c847bee17": LatentSearch(gan, 0.01),
+        "7a747fe0e6": LatentSearch(gan, start=OnSphere(0.5)),
+        "791ba196d5": LatentSearch(gan, start=Encoded(Adjoint())),
+        "7ef097f168": Csgm(gan),
+        "d9a26f53c2": iagan_stage_1(gan, 0.5),
+        "d67bf0fe95": iagan(gan),
+        "d08f4cc308": ia_dcgan(gan),
+        "87bd82e128": Untrained(DeepDecoder),
+        "eb2cde56e7": Lasso(),
+        "51b745abd8": Lasso(basis="haar"),
+        "c8f22b0d8e": PseudoInverse(),
+        "251399d634": Adjoint(),
+        "6b92a4a63b": BM3D(),
+        "2f2b8c7e3b": TotalVariation(),
+    }
+    texts = ConfigTexts(None)
+    assert {texts.hash(**describe(thing)): thing for thing in known.values()} == known
 
 
 def test_other_settings_have_another_hash(tmp_path: Path) -> None:
