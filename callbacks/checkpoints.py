@@ -72,6 +72,8 @@ class Checkpoints(Checkpoint):
 
     def agreed(self, trainer: pl.Trainer, due: bool = False) -> tuple[bool, int]:
         """Whether any rank wants a checkpoint, and a signal that any of them has noted, or 0."""
+        if trainer.world_size == 1:  # a tensor would make a GPU wait at every step
+            return due, received()
         wishes = torch.tensor([int(due), received()], device=trainer.strategy.root_device)
         wish, signal = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
         return bool(wish), signal

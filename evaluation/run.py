@@ -16,6 +16,7 @@ from rich.status import Status
 from core.lock import alone_in
 from core.precision import require_full_precision
 from core.progress import image_bar
+from core.threads import leave_busy_cores
 from datamodules.image_set import ImageSet
 from evaluation.config import (
     ATTRIBUTES_VARIABLE,
@@ -227,6 +228,8 @@ def report(
 
 def evaluate(evaluation: Evaluation, text: str) -> list[str]:
     """Run an evaluation; return what failed, a line each."""
+    if evaluation.devices() == [torch.device("cpu")]:
+        leave_busy_cores()
     bench = make_bench(evaluation, evaluation.devices()[0])
     for name, given in givens(evaluation, bench, pd.DataFrame(columns=COLUMNS)).items():
         try:

@@ -195,7 +195,6 @@ def test_what_its_configs_name_is_still_there() -> None:
             assert callable(getattr(import_module(module), name, None)), f"{module}.{name}"
 
 
-@pytest.mark.xfail(reason="moved to recovery.physics, and the old path is not translated")
 def test_its_way_through_deepinvs_channels_is_still_named(tmp_path: Path) -> None:
     pytest.importorskip("deepinv", reason="deepinv is not installed")
     mask = "{class_path: deepinv.physics.generator.GaussianMaskGenerator}"

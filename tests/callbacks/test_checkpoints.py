@@ -16,6 +16,7 @@ def test_the_best_inside_an_epoch_is_saved_there() -> None:
 
         def __init__(self, value: float, last: bool) -> None:
             self.callback_metrics, self.is_last_batch = {"bits": value}, last
+            self.world_size = 1
 
     saved: list[tuple[float, str]] = []
     checkpoints = Checkpoints(monitor="bits")
