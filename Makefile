@@ -10,7 +10,7 @@ help:  ## this list
 demo: .venv/ready  ## train a small Glow and a small GAN on drawn faces, recover held-out ones (minutes, CPU, offline)
 	$(BIN)/python train.py fit --config configs/demo_gan.yaml
 	$(BIN)/python train.py fit --config configs/demo.yaml
-	$(BIN)/python -m recovery.report runs/demo runs/demo-gan
+	$(BIN)/python -m report runs/demo runs/demo-gan
 
 test: .venv/ready  ## all tests
 	$(PYTEST)

@@ -6,18 +6,14 @@ Recovers sets x problems x methods x seeds into rows, runs studies, and writes t
 one report page. The same command again computes only what is missing. See docs/evaluation.md.
 """
 
-import logging
 import os
 import sys
-import warnings
 
 from evaluation.config import read_evaluation
 from evaluation.run import evaluate
 
 
 def main(arguments: list[str] | None = None) -> None:
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     if not (sys.argv[1:] if arguments is None else arguments):
         sys.exit(__doc__)
     try:

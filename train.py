@@ -1,6 +1,6 @@
 """Train a prior and watch its recovery: python train.py fit --config configs/demo.yaml
 
-The same command again resumes: newest checkpoint, same W&B run. See docs/training.md.
+The same command again resumes: newest checkpoint, same W&B run. See docs/train.md.
 """
 
 import logging
@@ -8,16 +8,23 @@ import os
 import sys
 import warnings
 
-from training.cli import Train
+from core.stopping import Stopped
+from training.cli import Train, Unfinished
 
 
 def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # ours, merged
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch, inside Lightning
     warnings.filterwarnings("ignore", message=".*have no `validation_step`")  # GANs: no likelihood
     warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.*buffer")
     try:
         Train(arguments)
+    except Stopped as stopped:
+        sys.exit(stopped.status)
+    except Unfinished as unfinished:
+        print(unfinished, file=sys.stderr)
+        sys.exit(3)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("INVERTIBLE_PRIORS_TRACEBACK"):
             raise

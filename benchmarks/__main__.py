@@ -1,8 +1,9 @@
-"""python -m benchmarks: what is measured, by name. python -m benchmarks NAME: measure it."""
+"""python -m benchmarks: list the benchmarks. python -m benchmarks NAME: run one."""
 
 import argparse
 import importlib
 import inspect
+from types import ModuleType
 
 NAMES = (
     "decode",
@@ -24,17 +25,22 @@ def main() -> None:
     commands = parser.add_subparsers(dest="name", metavar="NAME")
     modules = {name: importlib.import_module(f"benchmarks.{module_of(name)}") for name in NAMES}
     for name, module in modules.items():
-        description = inspect.getdoc(module)
         command = commands.add_parser(
-            name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            description=about(module),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_options(command)
     options = parser.parse_args()
     if options.name is None:
         for name, module in modules.items():
-            print(f"{name:14s}{inspect.getdoc(module).splitlines()[0]}")
+            print(f"{name:14s}{about(module).splitlines()[0]}")
         return
     modules[options.name].run(options)
+
+
+def about(module: ModuleType) -> str:
+    return inspect.getdoc(module) or ""
 
 
 def module_of(name: str) -> str:

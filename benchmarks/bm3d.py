@@ -1,6 +1,6 @@
-"""BM3D beside the published denoising figures: mean PSNR at four known noise levels, 64px.
+"""BM3D against the published denoising figures: mean PSNR at four known noise levels, 64px.
 
-Published: the authors' 12 CelebA test images. For --shards, prepare those; else drawn faces.
+Published: the authors' 12 CelebA test images. Prepare those for --shards; without, drawn faces.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from recovery.bm3d import BM3D
 from recovery.metrics import psnr
 from recovery.operators import Denoising
 
-# dB by sigma: the BM3D rows of the authors' denoising CSV, github.com/CACTuS-AI/GlowIP; which
-# implementation it was is not known
+# dB by sigma: the BM3D rows of the authors' denoising CSV, github.com/CACTuS-AI/GlowIP; they do not
+# name the implementation
 PUBLISHED = {0.01: 43.67, 0.05: 33.95, 0.1: 29.93, 0.2: 25.16}
 
 

@@ -1,7 +1,7 @@
 """Decode and its gradient with respect to the latents: frozen Glow against Glow written plainly.
 
-This is the cost of one evaluation in every recovery. Plain: layer by layer, NCHW contiguous, the
-weights not requiring gradients. Frozen: `Glow.frozen()`.
+This is the cost of one evaluation in every recovery. Plain: layer by layer, NCHW contiguous,
+without gradients of the weights. Frozen: `Glow.frozen()`.
 Target: at least 1.6 times as fast at hidden 64 and 128, 1.3 times at hidden 512.
 """
 
@@ -9,6 +9,7 @@ import argparse
 import copy
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,9 @@ from benchmarks.networks import perturbed
 from benchmarks.plain_glow import plain_inverse
 from networks.glow import Glow
 
-SMALL = {"image_size": 32, "steps": 8, "levels": 3, "last_level_steps": 8}
-LARGE = {"image_size": 64, "steps": 18, "levels": 4}
-CASES = {  # name -> network, batch size, part of the repetitions, target
+SMALL: dict[str, Any] = {"image_size": 32, "steps": 8, "levels": 3, "last_level_steps": 8}
+LARGE: dict[str, Any] = {"image_size": 64, "steps": 18, "levels": 4}
+CASES = {  # name -> network, batch size, share of the repetitions, target
     "32px, hidden 64": (SMALL | {"hidden": 64}, 16, 1.0, 1.6),
     "32px, hidden 128": (SMALL | {"hidden": 128}, 16, 1.0, 1.6),
     "64px, hidden 512": (LARGE | {"hidden": 512}, 2, 0.25, 1.3),

@@ -1,7 +1,7 @@
-"""The over-parameterised Deep Decoder beside the published curve: compressive sensing at 64px.
+"""The over-parameterised Deep Decoder against the published curve: compressive sensing at 64px.
 
 Width 250, Adam 0.01, the paper's A and noise. Published: means of 1000 images read off the authors'
-plot; here of the first few of a prepared set, so that a decibel and more between them is chance.
+plot. Ours are of the first few images of a set: a difference of a decibel or more may be chance.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
         ours = [f"{psnr(found.image, truth).mean():.2f}" for found in (last, least)]
         published = [str(curve.get(m, "")) for curve in PUBLISHED.values()]
         rows.append([m, *ours, *published, f"{seconds:.0f}"])
-        print(*rows[-1], flush=True)  # the table may be hours away
+        print(*rows[-1], flush=True)  # the whole table may be hours away
     header = ["m", "last, dB", "least residual, dB"]
     header += [f"published, {name}" for name in PUBLISHED]
     note = f"{options.images} images, {options.steps} steps."

@@ -1,7 +1,7 @@
 """Recovery of many images at once against one at a time, through a 32px DCGAN prior.
 
 CSGM, and stage 2 of image-adaptive search with a copy of the weights per image, each in its own
-process, whose peak memory is the figure given. Few steps: the time per step is what is compared.
+process, whose peak memory the table shows. A few steps suffice to compare the time per step.
 Target: equal PSNR within 0.1 dB.
 """
 
@@ -16,9 +16,10 @@ from benchmarks.measure import print_table
 from datamodules.procedural import faces
 from networks.dcgan import Generator
 from priors import load_prior
-from priors.prior import GanPrior
+from priors.prior import GanPrior, Prior
 from recovery.csgm import Csgm
 from recovery.image_adaptive import ImageAdaptive
+from recovery.methods import PriorBased
 from recovery.metrics import psnr
 from recovery.operators import GaussianSensing
 
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace, name: str, size: int) -> tuple[float, float, float]:
-    """(seconds per image, peak MiB, mean PSNR) in a process of its own."""
+    """Measure (seconds per image, peak MiB, mean PSNR) in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(recover, (options, name, size))
@@ -55,19 +56,20 @@ def measure(options: argparse.Namespace, name: str, size: int) -> tuple[float, f
 def recover(options: argparse.Namespace, name: str, size: int) -> tuple[float, float, float]:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    if options.run:
-        prior = load_prior(options.run)
-    else:
-        prior = GanPrior(Generator(32).eval().requires_grad_(False), "dcgan")
+    prior: Prior = (
+        load_prior(options.run)
+        if options.run
+        else GanPrior(Generator(32).eval().requires_grad_(False), "dcgan")
+    )
     truth = faces(range(options.images), image_size=prior.image_shape[-1]).float() / 255
     operator = GaussianSensing(prior.image_shape, 0.25)
     y = operator(truth, seeds=range(options.images))
 
-    def search(prior: GanPrior, gamma: float) -> Csgm:
+    def search(prior: Prior, gamma: float) -> Csgm:
         steps = options.steps if name == "CSGM" else 1
         return Csgm(prior, gamma, steps=steps, batch_size=2 * size)
 
-    method = search(prior, 0.0)
+    method: PriorBased = search(prior, 0.0)
     if name != "CSGM":
         method = ImageAdaptive(prior, search=search, steps=options.steps, batch_size=size)
     began = time.perf_counter()

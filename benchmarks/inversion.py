@@ -1,4 +1,4 @@
-"""Does a trained prior invert? Largest |decode(encode(x)) - x| over every kind of image.
+"""Does a trained prior invert? The largest |decode(encode(x)) - x| over every kind of image.
 
     python -m benchmarks inversion runs/demo runs/demo-parity
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import print_table
+from benchmarks.networks import load_prior
 from core.seeds import generator
 from datamodules.procedural import faces
-from priors import load_prior
 from priors.prior import FlowPrior
 
 COUNT = 32
@@ -23,7 +23,7 @@ LIMIT = 1e-4
 
 
 def kinds_of_image(size: int) -> dict[str, Tensor]:
-    """COUNT images (3, size, size) in [0, 1] of each kind a user may hand in."""
+    """Make COUNT images (3, size, size) in [0, 1] of each kind that a user may bring."""
     draw = generator("inversion")
     shape = (COUNT, 3, size, size)
     inside = faces(range(2_000_000, 2_000_000 + COUNT), image_size=size).float() / 255
@@ -42,7 +42,7 @@ def kinds_of_image(size: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def inversion_errors(prior: FlowPrior) -> dict[str, Tensor]:
-    """Per kind the largest error of each image (COUNT,); inf where it is not finite."""
+    """Compute by kind the largest error of each image (COUNT,); inf where it is not finite."""
     errors = {}
     for kind, images in kinds_of_image(prior.image_shape[-1]).items():
         returned = prior.decode(prior.encode(images)[0])

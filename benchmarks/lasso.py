@@ -1,9 +1,9 @@
 """The Lasso: ours against scikit-learn's coordinate descent, at equal objective.
 
-64px images, n = 12,288, float32 against float64. One scikit-learn fit per image, of the matrix in
-the basis (made once, not timed). Both at falling tolerances until the objective is within 1e-4 of
-ours at its default tolerance, or below. Times are the process's CPU time on one thread. Target: 10
-times as fast.
+64px images, n = 12,288, float32 against float64. scikit-learn fits each image alone, with the
+matrix in the basis (made once, not timed). Both run at falling tolerances until the objective is
+within 1e-4 of ours at its default tolerance, or below. Times are the process's CPU time on one
+thread. Target: 10 times as fast.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
 def ours(
     basis: str, y: Tensor, operator: GaussianSensing, tolerance: float, batch_size: int = 128
 ) -> tuple[float, np.ndarray]:
-    """CPU seconds per image, and the objectives."""
+    """Solve by our Lasso; return CPU seconds per image, and the objectives."""
     began = process_time()
     method = Lasso(basis, WEIGHT, tolerance=tolerance, batch_size=batch_size)  # type: ignore[arg-type]
     objective = method.recover(y, operator).objective

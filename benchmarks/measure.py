@@ -11,7 +11,7 @@ import torch
 
 
 class Ratio(NamedTuple):
-    """How many times longer one takes than another: median and quartiles over the repetitions."""
+    """How many times as long one takes as another: median and quartiles over the repetitions."""
 
     median: float
     low: float
@@ -19,7 +19,7 @@ class Ratio(NamedTuple):
 
     @classmethod
     def of(cls, slow: Sequence[float], fast: Sequence[float]) -> "Ratio":
-        """Of neighbouring repetitions' seconds."""
+        """Take the ratios of neighbouring repetitions' seconds."""
         ratios = [a / b for a, b in zip(slow, fast, strict=True)]
         if len(ratios) == 1:
             return cls(*ratios * 3)
@@ -33,7 +33,7 @@ class Ratio(NamedTuple):
 def alternate(
     *contestants: Callable[[], object], repetitions: int, warm_up: int = 1
 ) -> list[list[float]]:
-    """Seconds of each contestant's repetitions. They run in turn, first `warm_up` times untimed."""
+    """Time each contestant's repetitions, in seconds, in turn; first `warm_up` times untimed."""
     for _ in range(warm_up):
         for run in contestants:
             run()
@@ -48,7 +48,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
-    """One Markdown table, the note and the machine below it."""
+    """Print one Markdown table, with the note and the machine below it."""
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, ["-" * width for width in widths], *rows]:
         cells = (str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -65,7 +65,7 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """The processor's name where the system tells it."""
+    """Name the processor, if the system does."""
     try:
         with open("/proc/cpuinfo") as lines:
             return next(line.split(":")[1].strip() for line in lines if "model name" in line)

@@ -1,8 +1,8 @@
-"""Methods free of a prior, at 32px: one image at a time against all at once.
+"""Methods that need no prior, at 32px: one image at a time against all at once.
 
-Gaussian sensing, 25% of n; BM3D denoises, sigma 0.1. Target: equal PSNR within 0.02 dB. Few steps
-for the untrained networks, whose time per step is what is compared: a whole fit takes thousands.
-Times are the process's CPU time on one thread.
+Gaussian sensing, 25% of n; BM3D denoises, sigma 0.1. Target: equal PSNR within 0.02 dB. Untrained
+networks make a few steps, enough to compare the time per step: a whole fit takes thousands. Times
+are the process's CPU time on one thread.
 """
 
 import argparse

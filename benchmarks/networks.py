@@ -1,11 +1,11 @@
-"""The networks the benchmarks run on: one from a run's checkpoint, or one trained for nothing."""
+"""The networks the benchmarks run on: one from a run's checkpoint, or an untrained toy."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-import lightning_modules
+import priors
 from datamodules.procedural import faces
 from datamodules.shards import ShardIndex, load_images
 from networks.glow import Glow
@@ -13,14 +13,17 @@ from priors.prior import FlowPrior
 
 
 def load_prior(checkpoint: str | Path | None) -> FlowPrior:
-    """The prior of RUN/checkpoints/NAME.ckpt, or without one `toy_glow`."""
+    """Load the invertible prior of a run, checkpoint or export; without one make `toy_glow`'s."""
     if checkpoint is None:
         return FlowPrior(toy_glow().frozen(), "glow")
-    return lightning_modules.load_prior(checkpoint)
+    prior = priors.load_prior(checkpoint)
+    if not isinstance(prior, FlowPrior):
+        raise ValueError(f"{checkpoint} is a GAN prior: this benchmark needs an invertible one")
+    return prior
 
 
 def toy_glow() -> Glow:
-    """A small network initialised on procedural faces and perturbed, so that couplings couple."""
+    """Make a small network, initialised on drawn faces and perturbed so that couplings couple."""
     torch.manual_seed(0)
     glow = Glow(image_size=32, steps=4, levels=3, hidden=32, last_level_steps=4)
     glow.initialize(faces(range(128)).float() / 255 - 0.5)
@@ -29,7 +32,7 @@ def toy_glow() -> Glow:
 
 @torch.no_grad()
 def perturbed(glow: Glow, std: float = 0.01) -> Glow:
-    """Adds N(0, std^2) to every parameter, from seed 0: without it new couplings do nothing."""
+    """Add N(0, std^2) to every parameter, from seed 0: without it new couplings do nothing."""
     torch.manual_seed(0)
     for parameter in glow.parameters():
         parameter.add_(std * torch.randn_like(parameter))
@@ -37,7 +40,7 @@ def perturbed(glow: Glow, std: float = 0.01) -> Glow:
 
 
 def load_truth(shards: str | None, count: int, image_size: int) -> Tensor:
-    """Held-out images (count, 3, H, W) in [0, 1]: of prepared shards, or procedural faces."""
+    """Load held-out images (count, 3, H, W) in [0, 1], from prepared shards or drawn faces."""
     if shards is None:
         return faces(range(count), seed=1, image_size=image_size).float() / 255
     return load_images(ShardIndex.load(shards, image_size), count)[0].float() / 255

@@ -1,9 +1,11 @@
 """Glow written plainly, layer by layer as in the papers: what `networks.glow` is measured against.
 
-Shares a `Glow`'s parameters; nothing is folded, cached or laid out for speed.
+Shares a `Glow`'s parameters; folds, caches and lays out nothing for speed.
 """
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ def plain_forward(glow: Glow, x: Tensor) -> tuple[Tensor, Tensor]:
     """x (B, C, H, W) -> z (B, n), log_det (B,)."""
     x = x.contiguous()
     latents, log_det = [], x.new_zeros(len(x))
-    for number, level in enumerate(glow.levels):
+    for number, level in enumerate(levels_of(glow)):
         x = F.pixel_unshuffle(x, 2)
         for step in level:
             x, step_log_det = step_forward(step, x)
@@ -38,10 +40,15 @@ def plain_inverse(glow: Glow, z: Tensor) -> Tensor:
     for number in reversed(range(count)):
         if number < count - 1:
             x = torch.cat([x, parts[number].unflatten(1, shapes[number])], dim=1)
-        for step in reversed(glow.levels[number]):
+        for step in reversed(levels_of(glow)[number]):
             x = step_inverse(step, x)
         x = F.pixel_shuffle(x, 2)
     return x
+
+
+def levels_of(glow: Glow) -> Sequence[Sequence[FlowStep]]:
+    """The flow steps of each level: a ModuleList does not tell the type of what it holds."""
+    return cast(Sequence[Sequence[FlowStep]], glow.levels)
 
 
 def step_forward(step: FlowStep, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Compressive sensing through a prior as one objective, recorded for every minimiser compared."""
+"""Compressive sensing through a prior as one objective, which records every minimiser's way."""
 
 from dataclasses import dataclass
 
@@ -59,6 +59,6 @@ class Recorder:
             self.psnr[i].append(decibel if lower else self.psnr[i][-1])
 
     def curve(self) -> np.ndarray:
-        """(B, evaluations) PSNR; an image that stopped early stays where it was."""
+        """Return PSNR (B, evaluations); an image that stopped early keeps its last value."""
         length = max(map(len, self.psnr))
         return np.array([p + p[-1:] * (length - len(p)) for p in self.psnr])

@@ -8,7 +8,7 @@ no worse.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 
@@ -56,9 +56,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def many_measurements(sensing: Sensing, options: argparse.Namespace) -> list[Row]:
-    """At 50%: the effort to reach the PSNR the joint search ends at, and PSNR at given efforts.
+    """Measure at 50% the effort to reach the joint search's final PSNR, and PSNR at given efforts.
 
-    The effort is found on a recorded run; what is timed is `LatentSearch` with exactly that budget.
+    A recorded run finds the effort; then `LatentSearch` runs with exactly that budget for the time.
     """
     goal = psnr(joint_search(sensing)[0], sensing.truth).mean().item()
     rows: list[Row] = []
@@ -78,7 +78,7 @@ def many_measurements(sensing: Sensing, options: argparse.Namespace) -> list[Row
 
 
 def few_measurements(sensing: Sensing, options: argparse.Namespace) -> list[Row]:
-    """At 10%: stopped once the residual has fallen to the noise's energy, or after 80."""
+    """Measure at 10%, stopped once the residual has fallen to the noise's energy, or after 80."""
     rows: list[Row] = []
     searches = {}
     for history in options.histories:
@@ -90,7 +90,7 @@ def few_measurements(sensing: Sensing, options: argparse.Namespace) -> list[Row]
 
 
 def timed(sensing: Sensing, searches: dict[str, LatentSearch], repetitions: int) -> list[Row]:
-    """The joint search and each of ours, run in turn."""
+    """Time the joint search and each of ours, run in turn."""
     found: dict[str, tuple[Tensor, Tensor]] = {}  # images, and evaluations of each
 
     def joint() -> None:
@@ -101,7 +101,7 @@ def timed(sensing: Sensing, searches: dict[str, LatentSearch], repetitions: int)
         recovery = searches[name].recover(sensing.y, sensing.operator)
         found[name] = recovery.image, recovery.evaluations
 
-    contestants = [joint, *(partial(ours, name) for name in searches)]
+    contestants: list[Callable[[], object]] = [joint, *(partial(ours, name) for name in searches)]
     times = alternate(*contestants, repetitions=repetitions, warm_up=0)
     return [
         [
@@ -124,7 +124,7 @@ def quality(decibels: Tensor) -> Sequence[str]:
 
 
 def recorded(sensing: Sensing, history: int, evaluations: int) -> np.ndarray:
-    """(B, evaluations) PSNR of latent search after each of its evaluations."""
+    """Record PSNR (B, evaluations) of latent search after each of its evaluations."""
     recorder = Recorder(sensing)
     target = sensing.operator.noise_energy
     minimise(recorder, sensing.start(), max_evaluations=evaluations, history=history, target=target)
@@ -132,7 +132,7 @@ def recorded(sensing: Sensing, history: int, evaluations: int) -> np.ndarray:
 
 
 def joint_search(sensing: Sensing) -> tuple[Tensor, int]:
-    """The authors' procedure (glow-ip, 2020): the images found and the evaluations spent."""
+    """Search as the authors do (glow-ip, 2020); return the images and the evaluations spent."""
     z = sensing.start().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [z], lr=0.1, max_iter=20, history_size=100, tolerance_grad=1e-5, tolerance_change=1e-9

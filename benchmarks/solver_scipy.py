@@ -1,7 +1,7 @@
 """The batched L-BFGS against SciPy's L-BFGS-B at equal history and evaluations.
 
 SciPy minimises each problem alone. Quadratics of condition 1e2 to 1e6: our lowest value over
-SciPy's, while SciPy's has fallen by less than 1e6 (closer, both are exact for every purpose).
+SciPy's, while SciPy's has fallen by less than 1e6 (after that both are as good as exact).
 Compressive sensing through a Glow prior: our PSNR minus SciPy's, mean of the images.
 Target: median ratio at most 1.05; PSNR no worse than 0.1 dB below.
 """
@@ -66,7 +66,7 @@ def quadratic_cells(condition: float, options: argparse.Namespace) -> list[str]:
 
 
 def quadratics(condition: float, n: int, seeds: int) -> tuple[Objective, Tensor]:
-    """`seeds` functions z'Hz / 2 with eigenvalues log-spaced over the condition, rotated."""
+    """Make `seeds` functions z'Hz / 2, with eigenvalues log-spaced over the condition, rotated."""
     eigenvalues = torch.logspace(0, -np.log10(condition), n, dtype=torch.float64)
     rotations, starts = [], []
     for seed in range(seeds):
@@ -83,7 +83,7 @@ def quadratics(condition: float, n: int, seeds: int) -> tuple[Objective, Tensor]
 
 
 def values_of_both(objective: Objective, start: Tensor) -> tuple[list[list[float]], ...]:
-    """The values both meet, per problem and evaluation."""
+    """Collect the values that both meet, per problem and evaluation."""
     ours: list[list[float]] = [[] for _ in start]
     theirs: list[list[float]] = [[] for _ in start]
     minimise_ours(remembering(objective, ours), start)
@@ -115,8 +115,8 @@ def minimise_ours(objective: Objective, start: Tensor) -> None:
 
 
 def minimise_theirs(objective: Objective, start: Tensor) -> None:
-    """L-BFGS-B on each problem alone, in float64, stopped by nothing but the evaluations."""
-    # it looks at maxfun between iterations only: what it does beyond is not counted
+    """Run L-BFGS-B on each problem alone, in float64, until it has spent the evaluations."""
+    # it checks maxfun only between iterations: what it does beyond does not count
     options = {"maxcor": HISTORY, "maxfun": max(BUDGETS), "maxiter": 10**6, "ftol": 0, "gtol": 0}
     for i in range(len(start)):
         scipy.optimize.minimize(
@@ -131,7 +131,7 @@ def minimise_theirs(objective: Objective, start: Tensor) -> None:
 def alone(
     objective: Objective, i: int, dtype: torch.dtype
 ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
-    """Problem i as SciPy calls it."""
+    """Make problem i a function that SciPy can call."""
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = objective(torch.tensor(x, dtype=dtype)[None], torch.tensor([i]))

@@ -1,8 +1,8 @@
 """One training step of the 32px Glow: the network's own forward against Glow written plainly.
 
-A step is what `lightning_modules.MaximumLikelihood` does without Lightning: forward, bits per
-dimension, backward, clip, Adam. Ours: folded once per batch, channels-last; plain: layer by layer,
-NCHW contiguous.
+A step does what `lightning_modules.MaximumLikelihood` does, without Lightning: forward, bits per
+dimension, backward, clip, Adam. Ours folds once per batch and is channels-last; plain goes layer by
+layer, NCHW contiguous.
 Target: at least 1.3 times the images per second.
 """
 
@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from datamodules.procedural import faces
 from networks.glow import Glow
 from priors.prior import standard_normal_log_prob
 
-NETWORK = {"image_size": 32, "steps": 8, "levels": 3, "last_level_steps": 8}
+NETWORK: dict[str, Any] = {"image_size": 32, "steps": 8, "levels": 3, "last_level_steps": 8}
 CLIP_NORM = 50.0
 TARGET = 1.3
 
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def step(glow: Glow, forward: Forward, x: Tensor) -> Callable[[], None]:
-    """One step of training `glow` on x, to be called again and again."""
+    """Make a step of training `glow` on x, to call again and again."""
     optimizer = torch.optim.Adam(glow.parameters(), lr=1e-4, betas=(0.9, 0.99))
 
     def train() -> None:

@@ -13,11 +13,15 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from callbacks.clocked import clocked, data_of
 from core.files import whole_file
+from core.stopping import Stopped, note_signals, received
 from priors.checkpoint import read_checkpoint
 
 
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt` (every epoch's end and every few minutes) and `best.ckpt`.
+
+    A signal that asks the process to stop is obeyed once the checkpoint of a whole step is on disk:
+    all ranks raise `core.stopping.Stopped` together, whichever of them the signal reached.
 
     Must come before recovery in the list of callbacks.
 
@@ -35,10 +39,12 @@ class Checkpoints(Checkpoint):
         self._saved_at = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        launcher = trainer.strategy.launcher
+        note_signals(getattr(launcher, "kill", None))  # in place of Lightning's own handlers
         self._saved_at = time.monotonic()
         has_best = (checkpoint_folder(trainer.default_root_dir) / "best.ckpt").exists()
         if not trainer.strategy.broadcast(has_best):  # rank 0's view of the disk, for all
-            self.best = math.inf  # begun from another run's checkpoint
+            self.best = math.inf  # the run began from another run's checkpoint
         # a run killed between its two files resumes from the best, and may have nothing left to do
         behind = has_best and clocked(pl_module).images_seen > images_in_last(trainer)
         if trainer.strategy.broadcast(behind):
@@ -54,9 +60,21 @@ class Checkpoints(Checkpoint):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
             return  # gradients are gathering that no checkpoint holds, or the epoch's own comes
-        due = time.monotonic() - self._saved_at >= 60 * self.every_minutes
-        if trainer.strategy.broadcast(due):  # rank 0's clock decides for all
+        due = trainer.is_global_zero and self.minutes_since_save() >= self.every_minutes
+        due, signal = self.agreed(trainer, due)
+        if due or signal:
             self.save(trainer, "last")
+        if signal:
+            raise Stopped(signal)
+
+    def minutes_since_save(self) -> float:
+        return (time.monotonic() - self._saved_at) / 60
+
+    def agreed(self, trainer: pl.Trainer, due: bool = False) -> tuple[bool, int]:
+        """Whether any rank wants a checkpoint, and a signal that any of them has noted, or 0."""
+        wishes = torch.tensor([int(due), received()], device=trainer.strategy.root_device)
+        wish, signal = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
+        return bool(wish), signal
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         monitor = self.monitor or f"bits_per_dim/{data_of(trainer).validation_names[0]}"
@@ -68,10 +86,13 @@ class Checkpoints(Checkpoint):
                 self._save_best(trainer)  # inside an epoch: these weights, not those of its end
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # after all that an epoch leaves: a run that resumes from here makes none of it again
+        # last of all that an epoch leaves, so that a run resumed from here repeats none of it
         if self._is_best:
             self._save_best(trainer)
         self.save(trainer, "last")
+        _, signal = self.agreed(trainer)
+        if signal:
+            raise Stopped(signal)
 
     def _save_best(self, trainer: pl.Trainer) -> None:
         self.save(trainer, "best")
@@ -91,10 +112,10 @@ class Checkpoints(Checkpoint):
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there once it is on disk.
+    """Writes a checkpoint next to its place and moves it there once it is on disk.
 
-    A run or a machine that dies while saving keeps the one before. Lightning's own way takes a
-    copy in memory and one in the system's temporary folder, which may be too small.
+    A run or a machine that dies while saving keeps the one before. Lightning's own writer makes a
+    copy in memory and another in the system's temporary folder, which may be too small.
     """
 
     def save_checkpoint(
@@ -109,20 +130,18 @@ def checkpoint_folder(run_directory: str | Path) -> Path:
 
 
 def images_in_last(trainer: pl.Trainer) -> int:
-    """Images seen by the run's `last.ckpt`; 0 where there is none that can be read."""
+    """Read how many images the run's `last.ckpt` has seen; 0 if none can be read."""
+    path = checkpoint_folder(trainer.default_root_dir) / "last.ckpt"
     try:
-        seen = read_checkpoint(checkpoint_folder(trainer.default_root_dir) / "last.ckpt")[
-            "images_seen"
-        ]
-    except (FileNotFoundError, ValueError):
+        return int(read_checkpoint(path)["images_seen"])
+    except (OSError, ValueError):
         return 0
-    return int(seen)
 
 
 def newest_checkpoint(run_directory: str | Path) -> Path | None:
-    """The checkpoint of a run that has seen most images, or None if it has none.
+    """Find the checkpoint of a run that has seen most images, or None if it has none.
 
-    Warns about a damaged one. Raises ValueError where no other is left: the run would begin anew.
+    Warns about a damaged one. Raises ValueError if no other is left, as the run would begin anew.
     """
     newest, most, damaged = None, -1, []
     for name in ("last", "best"):
@@ -141,5 +160,5 @@ def newest_checkpoint(run_directory: str | Path) -> Path | None:
             f"{'; '.join(damaged)}. The run has no other: move the file away to begin anew"
         )
     for message in damaged:
-        warnings.warn(f"{message}; it is left out", stacklevel=2)
+        warnings.warn(f"{message}; ignoring it", stacklevel=2)
     return newest

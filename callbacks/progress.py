@@ -25,10 +25,11 @@ class ImageProgress(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        module = clocked(pl_module)
         self._bar = image_bar(
             "Training",
-            clocked(pl_module).total_images,
-            initial=min(clocked(pl_module).images_seen, clocked(pl_module).total_images),
+            module.total_images,
+            initial=min(module.images_seen, module.total_images),
             disable=not self._enabled,
         )
 
@@ -41,9 +42,8 @@ class ImageProgress(ProgressBar):
         batch_idx: int,
     ) -> None:
         assert self._bar is not None
-        self._bar.update(
-            min(clocked(pl_module).images_seen, clocked(pl_module).total_images) - self._bar.n
-        )
+        module = clocked(pl_module)
+        self._bar.update(min(module.images_seen, module.total_images) - self._bar.n)
         if batch_idx % 20 == 0:  # reading a metric waits for the device
             self._bar.set_postfix(
                 {

@@ -1,4 +1,4 @@
-"""FID and KID of samples while training, where Inception's weights are at hand."""
+"""FID and KID of samples during training, if Inception's weights are in a local file."""
 
 from pathlib import Path
 from pickle import UnpicklingError
@@ -25,20 +25,21 @@ class SampleQuality(Callback):
     """Every N epochs and at the end, logs `quality/fid` and `quality/kid` of the module's samples
     against the first in-distribution held-out set (Heusel et al. 2017; Bińkowski et al. 2018).
 
-    Nothing is downloaded: without a weights file nothing is done. Both distances depend on the
-    number of images: compare like with like. Rank 0 works alone, and training is left untouched.
+    Downloads nothing, and does nothing without a weights file. Both distances depend on the number
+    of images: compare like with like. Rank 0 works alone, and training is the same without it.
 
     Args:
         inception_weights: torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`, a local
             file.
-        images: samples drawn, and held-out images used at most; at least 2.
+        images: samples to draw, and the most held-out images to use; at least 2.
         every_n_epochs: how often.
         batch_size: images put through Inception at once; bounds memory, changes no result.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file holds other weights, torch-fidelity is not installed, or a count is
-            too small. When training starts: no in-distribution held-out set of 2 images or more.
+            too small. When training starts: there is no in-distribution held-out set of 2 images
+            or more.
     """
 
     def __init__(
@@ -70,19 +71,20 @@ class SampleQuality(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.inception is None or not trainer.is_global_zero:
             return
-        epoch, step = data_of(trainer).position(clocked(pl_module).images_seen)
-        finished = clocked(pl_module).images_seen >= clocked(pl_module).total_images
+        module = clocked(pl_module)
+        epoch, step = data_of(trainer).position(module.images_seen)
+        finished = module.images_seen >= module.total_images
         if not (finished or (step == 0 and epoch % self.every_n_epochs == 0)):
             return
         if self._real is None:
-            self._real = self.features(self.held_out_images(trainer), clocked(pl_module).device)
-        samples = (255 * clocked(pl_module).samples(self.images)).round().to(torch.uint8)
-        metrics = distances(self._real, self.features(samples, clocked(pl_module).device))
+            self._real = self.features(self.held_out_images(trainer), module.device)
+        samples = (255 * module.samples(self.images)).round().to(torch.uint8)
+        metrics = distances(self._real, self.features(samples, module.device))
         for logger in trainer.loggers:
-            logger.log_metrics({**metrics, "images_seen": float(clocked(pl_module).images_seen)})
+            logger.log_metrics({**metrics, "images_seen": float(module.images_seen)})
 
     def held_out_images(self, trainer: pl.Trainer) -> Tensor:
-        """The images compared with, uint8 (at most `images`, C, H, W)."""
+        """Take the images to compare with, uint8 (at most `images`, C, H, W)."""
         for held_out in data_of(trainer).held_out.values():
             if held_out.distribution == "in":
                 return held_out.images[: self.images]
@@ -90,7 +92,7 @@ class SampleQuality(Callback):
 
     @torch.no_grad()
     def features(self, images: Tensor, device: torch.device) -> Tensor:
-        """Inception's float32 (N, 2048) of images uint8 (N, C, H, W), on the device."""
+        """Compute Inception's features, float32 (N, 2048), of images uint8 (N, C, H, W)."""
         assert self.inception is not None
         self.inception.to(device)
         with torch.autocast(device.type, enabled=False):
@@ -100,9 +102,10 @@ class SampleQuality(Callback):
 
 @torch.no_grad()
 def distances(real: Tensor, fake: Tensor) -> dict[str, float]:
-    """FID and KID between features (N, D) and (M, D), N and M at least 2; the same every time.
+    """Compute FID and KID between features (N, D) and (M, D), N and M at least 2.
 
-    KID averages over 100 random subsets, unless one holds all images.
+    The same every time: KID averages over 100 random subsets from a fixed seed, unless one subset
+    holds all images.
     """
     subset = min(KID_SUBSET, len(real), len(fake))
     subsets = 1 if subset == len(real) == len(fake) else 100
@@ -121,7 +124,7 @@ def distances(real: Tensor, fake: Tensor) -> dict[str, float]:
 
 
 def load_inception(weights: str) -> nn.Module:
-    """The feature extractor (2048 features) of both distances, from a local file.
+    """Load the feature extractor (2048 features) of both distances from a local file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -129,11 +132,11 @@ def load_inception(weights: str) -> nn.Module:
     """
     if not Path(weights).is_file():
         raise FileNotFoundError(
-            f"quality.inception_weights: there is no file {weights}. It is torch-fidelity's, to be "
-            f"had from {WEIGHTS_URL}"
+            f"quality.inception_weights: there is no file {weights}. Download "
+            f"torch-fidelity's from {WEIGHTS_URL}"
         )
     try:
-        with torch.random.fork_rng(devices=[]):  # its layers are drawn before they are loaded
+        with torch.random.fork_rng(devices=[]):  # it draws its layers before it loads them
             return NoTrainInceptionV3("inception-v3-compat", ["2048"], weights)
     except ModuleNotFoundError as error:
         raise ValueError(

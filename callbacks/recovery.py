@@ -1,4 +1,4 @@
-"""Recovery while training: how well the prior recovers held-out images, epoch after epoch."""
+"""Recovery during training: how well the prior recovers held-out images, epoch after epoch."""
 
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -12,11 +12,12 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from callbacks.clocked import Clocked, clocked, data_of
+from callbacks.pictures import RecoveryPictures
 from core.progress import image_bar
+from core.stopping import stop_if_asked
 from datamodules.image_set import ImageSet
 from priors.prior import Prior
 from recovery.deepinv import Reconstructor
@@ -26,7 +27,7 @@ from recovery.physics import Deepinv
 from results.identity import ConfigTexts, describe
 from results.means import scalars
 from results.rows import KEY, Row, RowFile, read_rows
-from results.trial import Job, Problem, Trial, measurement_as_image, run_trials
+from results.trial import Job, Problem, Trial, run_trials
 
 
 @dataclass(frozen=True)
@@ -38,30 +39,26 @@ class Plan:
     methods: list[str] | None = None
 
 
-# "<problem>/<set>" -> image name -> column title -> (C, H, W); of the first rank's share
-Pictures = dict[str, dict[str, dict[str, Tensor]]]
-
-
 class RecoveryDuringTraining(Checkpoint):
     """After every N epochs, and at the end, recovers held-out images through the prior.
 
     Operators, noise and images are the same every time, so curves compare epochs. Rows go to
-    `rows.csv` in the run directory before anything is sent to a logger; a recovery that was
-    interrupted is finished when training resumes. Training itself is left untouched: the prior is
-    a frozen float32 snapshot, and no global random state is drawn from.
+    `rows.csv` in the run directory before any logger gets anything, and a resumed run finishes an
+    interrupted recovery. Training is the same with it and without: the prior is a frozen float32
+    snapshot, and nothing draws from a global random state.
 
-    Lightning runs `Checkpoint` callbacks last and in the order given, which is why this is one:
-    recovery comes after the weights are safe on disk (see `callbacks.checkpoints`).
+    This is a `Checkpoint` because Lightning runs those last and in the order given: recovery starts
+    when the weights are safe on disk (see `callbacks.checkpoints`).
 
     Args:
         problems: definitions by name.
-        methods: recovery methods by name: made from the prior and the problem's gamma, or free of
-            any prior (a reconstructor of deepinv is), and then recovered once in a run.
-        during: what is recovered every `every_n_epochs` epochs.
-        at_end: what is recovered when training has seen all its images.
+        methods: recovery methods by name. Some are made from the prior and the problem's gamma.
+            Others need no prior (reconstructors of deepinv, say), and recover once in a run.
+        during: what to recover every `every_n_epochs` epochs.
+        at_end: what to recover when training has seen all its images.
         every_n_epochs: how often.
         batch_size: images recovered at once; bounds memory, changes no result.
-        pictures: images of every held-out set shown in the picture grids (of rank 0's share).
+        pictures: images of every held-out set in the picture grids (of rank 0's share).
         seed: of the measurements' noise.
 
     Raises:
@@ -103,12 +100,12 @@ class RecoveryDuringTraining(Checkpoint):
         self.pictures = pictures
         self.seed = seed
         self._last_end = 0.0  # when the last recovery ended
-        self._due: int | None = None  # the epoch that ended at the checkpoint resumed from
+        self._due: int | None = None  # the epoch that ended at the checkpoint this run resumed from
 
     def check(self, image_shape: ImageShape, prior: Prior | None = None) -> None:
-        """Raises ValueError if a planned problem cannot be, or a method cannot be or serve it.
+        """Raise ValueError if a planned problem or method cannot be made, or do not fit.
 
-        Methods made from a prior are asked only if there is one; it need not be trained.
+        Checks methods made from a prior only if there is one; it need not be trained.
         """
         for plan in (self.during, self.at_end):
             for problem in plan.problems:
@@ -150,14 +147,14 @@ class RecoveryDuringTraining(Checkpoint):
             self.recover(trainer, module, self.during, due)
 
     def epoch_due(self, trainer: pl.Trainer, module: Clocked) -> int | None:
-        """The epoch that has just ended, if recovery follows it."""
+        """Return the epoch that has just ended, if recovery follows it."""
         epoch, step = data_of(trainer).position(module.images_seen)
         return epoch if step == 0 and epoch % self.every_n_epochs == 0 else None
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # resumed on another number of devices, epochs are cut elsewhere
+        # on another number of devices, a resumed run cuts its epochs elsewhere
         checkpoint["recovery_due"] = self.epoch_due(trainer, clocked(pl_module))
 
     def on_load_checkpoint(
@@ -185,7 +182,7 @@ class RecoveryDuringTraining(Checkpoint):
         sets = [s.subset(range(rank, len(s.images), trainer.world_size)) for s in sets]
         methods = self._planned(plan)
         total = len(plan.problems) * len(methods) * sum(len(s.images) for s in sets)
-        pictures: Pictures = {}
+        pictures = RecoveryPictures(folder, module.images_seen, self.pictures)
         configs: set[str] = set()
         with (
             torch.autocast(module.device.type, enabled=False),
@@ -195,9 +192,9 @@ class RecoveryDuringTraining(Checkpoint):
                 for job in self.jobs(problem, methods, prior, run, sets, texts):
                     configs.add(job.template.config)
                     for trial in self.run(job, earlier, module.device, bar):
+                        pictures.keep(job, trial)  # first: a row is not recovered again
                         file.append(trial.rows)
                         bar.update(len(trial.truth))
-                        self.add_pictures(pictures, job, trial)
         now = time.perf_counter()
         times = {
             "recovery/seconds": now - began,
@@ -208,7 +205,8 @@ class RecoveryDuringTraining(Checkpoint):
         now_or_always = rows["images_seen"].eq(module.images_seen) | rows["prior"].eq("")
         rows = _gather(rows[now_or_always], trainer)
         if trainer.is_global_zero and len(rows):
-            self.publish(trainer, module.images_seen, rows, pictures, times)
+            grids = pictures.join(plan.problems, [s.name for s in sets], methods)
+            self.publish(trainer, module.images_seen, rows, grids, times)
         self._last_end = time.perf_counter()
 
     def jobs(
@@ -220,7 +218,7 @@ class RecoveryDuringTraining(Checkpoint):
         sets: list[ImageSet],
         texts: ConfigTexts,
     ) -> Iterator[Job]:
-        """A problem's jobs. Its operator lives as long as they do: large matrices take memory."""
+        """Yield a problem's jobs. Its operator lives only as long: large matrices take memory."""
         operator = self.problems[problem].operator(prior.image_shape)
         for name in methods:
             for images in sets:
@@ -237,12 +235,13 @@ class RecoveryDuringTraining(Checkpoint):
     def run(
         self, job: Job, rows: pd.DataFrame, device: torch.device, bar: "tqdm[None]"
     ) -> Iterator[Trial]:
-        """The trials of a job that have no row yet."""
+        """Run the trials of a job that have no row yet."""
         row, images = job.template, job.images
         missing = job.missing(rows)
         bar.update(len(images.images) - len(missing))
 
         def show(evaluation: int, active: int) -> None:
+            stop_if_asked()  # finished rows are on disk: the rest is recovered on resuming
             text = f"{row.problem} on {images.name}, evaluation {evaluation}, {active} active"
             bar.set_postfix_str(text, refresh=False)
             bar.update(0)
@@ -259,44 +258,15 @@ class RecoveryDuringTraining(Checkpoint):
 
     # --- what is shown -------------------------------------------------------------------------
 
-    def add_pictures(self, pictures: Pictures, job: Job, trial: Trial) -> None:
-        """Keep truth, measurement or its adjoint, and recovery of the first images of a set."""
-        grid = pictures.setdefault(f"{job.template.problem}/{job.images.name}", {})
-        y = trial.y
-        seen = measurement_as_image(y, job.operator)
-        if seen is None:
-            seen = torch.ones_like(trial.truth)  # blank: nothing can be shown
-        shown = set(job.images.image_names[: self.pictures])
-        for i, row in enumerate(trial.rows[-len(y) :]):
-            if row.image in shown:
-                columns = {
-                    "truth": trial.truth,
-                    "measurement": seen,
-                    row.method: trial.recovery.image,
-                }
-                grid.setdefault(row.image, {}).update({k: v[i].cpu() for k, v in columns.items()})
-
     def publish(
         self,
         trainer: pl.Trainer,
         images_seen: int,
         rows: pd.DataFrame,
-        pictures: Pictures,
+        grids: dict[str, Tensor],
         times: dict[str, float],
     ) -> None:
-        """Pictures to disk, then everything to the loggers."""
-        grids = {}
-        for name, images in pictures.items():
-            most = max(len(columns) for columns in images.values())
-            # fewer: of an image some of whose recoveries were done earlier, by an interrupted run
-            whole = [list(c.values()) for c in images.values() if len(c) == most]
-            if whole:
-                cells = torch.stack([cell.clamp(0, 1) for columns in whole for cell in columns])
-                grid = make_grid(cells, nrow=len(whole[0]), padding=1, pad_value=1.0)
-                path = Path(trainer.default_root_dir, "pictures", name, f"{images_seen:09d}.png")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_image(grid, path)
-                grids[f"recovery/{name}/pictures"] = grid
+        """Send everything to the loggers."""
         watched = rows[self.is_watched(rows, trainer)]
         metrics = {**scalars(watched, "recovery"), **times, "images_seen": float(images_seen)}
         if len(watched) < len(rows):
@@ -306,10 +276,10 @@ class RecoveryDuringTraining(Checkpoint):
             if isinstance(logger, WandbLogger):
                 logger.log_table("recovery/rows", dataframe=rows)
                 for name, grid in grids.items():
-                    logger.log_image(name, [grid])
+                    logger.log_image(f"recovery/{name}/pictures", [grid])
 
     def is_watched(self, rows: pd.DataFrame, trainer: pl.Trainer) -> pd.Series:
-        """Which rows are of images recovered every time: only they make comparable curves."""
+        """Mark rows of images that every recovery includes: only they make comparable curves."""
         held_out = data_of(trainer).held_out
         watched = {name: set(held_out[name].image_names[: self.during.images]) for name in held_out}
         pairs = zip(rows["dataset"], rows["image"], strict=True)
@@ -325,9 +295,14 @@ def _require_defined(what: str, names: Iterable[str], defined: Collection[str]) 
 
 
 def _gather(rows: pd.DataFrame, trainer: pl.Trainer) -> pd.DataFrame:
-    """All ranks' rows, on every rank. The only collective, once each rank has finished."""
+    """Gather all ranks' rows on every rank: the only collective, once each rank has finished."""
     if trainer.world_size == 1:
         return rows.drop_duplicates(KEY, keep="last", ignore_index=True)
     parts: list[pd.DataFrame] = [rows] * trainer.world_size
-    torch.distributed.all_gather_object(parts, rows)
+    stop_if_asked()
+    try:
+        torch.distributed.all_gather_object(parts, rows)
+    except RuntimeError:  # the others have stopped, perhaps at the signal that reached this rank
+        stop_if_asked()
+        raise
     return pd.concat(parts).drop_duplicates(KEY, keep="last", ignore_index=True)

@@ -25,14 +25,13 @@ class Samples(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        samples = clocked(pl_module).samples(self.count).cpu()
+        module = clocked(pl_module)
+        samples = module.samples(self.count).cpu()
         grid = make_grid(samples, nrow=max(1, round(self.count**0.5)), padding=1, pad_value=1.0)
-        path = (
-            Path(trainer.default_root_dir) / "samples" / f"{clocked(pl_module).images_seen:09d}.png"
-        )
+        path = Path(trainer.default_root_dir) / "samples" / f"{module.images_seen:09d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image(grid, path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_metrics({"images_seen": float(clocked(pl_module).images_seen)})
+                logger.log_metrics({"images_seen": float(module.images_seen)})
                 logger.log_image("samples", [grid])

@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write beside `path`, moved there once it is on disk.
+    """Open a file next to `path` for writing, and move it there once it is on disk.
 
-    A process that dies in between leaves the file that was there before. Raises OSError where the
-    file cannot be written; what was written of it is removed.
+    A process that dies in between leaves the old file as it was. Raises OSError if the file cannot
+    be written, and removes what was written of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
@@ -34,13 +34,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def whole_lines(path: Path) -> bytes:
-    """The file up to its last newline: what follows is being written, or was cut by a crash."""
+    """Read the file up to its last newline: a process is writing the rest, or a crash cut it."""
     content = path.read_bytes()
     return content[: content.rfind(b"\n") + 1]
 
 
 def drop_cut_line(path: Path) -> None:
-    """Truncate the file after its last newline, so that the next line begins on its own."""
+    """Truncate the file after its last newline, so that the next line starts on its own."""
     length = len(whole_lines(path))
-    if length < path.stat().st_size:  # else the file would pass for the one written last
+    if length < path.stat().st_size:  # or the file would pass for the one written last
         os.truncate(path, length)

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 
 def image_bar(title: str, total: int, **options: Any) -> "tqdm[None]":
-    """A bar that counts images: twice a second on a terminal, twice a minute in a log."""
+    """Make a bar that counts images: twice a second on a terminal, twice a minute in a log."""
     interval = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(
         total=total,

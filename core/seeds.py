@@ -8,23 +8,23 @@ from torch import Tensor
 
 
 def seed_from(*parts: int | str) -> int:
-    """A 63-bit seed from integers and strings, equal on every machine and in every run."""
+    """Hash integers and strings to a 63-bit seed, equal on every machine and in every run."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator seeded by `seed_from(*parts)`."""
+    """Make a CPU generator seeded by `seed_from(*parts)`."""
     return torch.Generator().manual_seed(seed_from(*parts))
 
 
 def normal(seeds: Iterable[int], shape: tuple[int, ...]) -> Tensor:
-    """N(0, 1) of shape (B, *shape) on the CPU; row i depends on the i-th seed alone."""
+    """Draw N(0, 1) of shape (B, *shape) on the CPU; row i depends on the i-th seed alone."""
     rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows)
 
 
 def uniform(seeds: Iterable[int], shape: tuple[int, ...]) -> Tensor:
-    """U[0, 1) of shape (B, *shape) on the CPU; row i depends on the i-th seed alone."""
+    """Draw U[0, 1) of shape (B, *shape) on the CPU; row i depends on the i-th seed alone."""
     rows = [torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows)

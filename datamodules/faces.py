@@ -61,11 +61,11 @@ class FaceDataModule(pl.LightningDataModule):
         self.validation_batch_size = validation_batch_size
 
     def load(self) -> None:
-        """Set `train_images` and `held_out`. Raises what is wrong with the data."""
+        """Set `train_images` and `held_out`. Raises an error that says what is wrong with them."""
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
-        """Load, once: train.py asks before the run leaves a trace, and Lightning again."""
+        """Load once: train.py calls this before the run leaves a trace, and Lightning again."""
         if not hasattr(self, "held_out"):
             self.load()
 
@@ -74,7 +74,7 @@ class FaceDataModule(pl.LightningDataModule):
         return list(self.held_out)
 
     def first_images(self, count: int) -> Tensor:
-        """The first images in stored order, uint8 (at most count, C, H, W); equal on all ranks."""
+        """Read the first images in stored order, uint8 (at most count, C, H, W), on every rank."""
         images: list[Tensor] = []
         first = 0
         for shard, size in enumerate(self.train_images.shard_sizes):
@@ -89,7 +89,7 @@ class FaceDataModule(pl.LightningDataModule):
         return torch.stack(images)
 
     def position(self, images_seen: int) -> tuple[int, int]:
-        """(epochs completed, steps into the next) at a time of the clock."""
+        """Count (epochs completed, steps into the next) at a time of the clock."""
         return self.stream().position(images_seen)
 
     def stream(self) -> TrainingStream:
@@ -112,7 +112,7 @@ class FaceDataModule(pl.LightningDataModule):
         return StreamLoader(self.stream(), lambda: module.images_seen, self.num_workers, on_gpu)
 
     def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
-        """One loader per held-out set, over this rank's share: every image on one rank."""
+        """Make a loader per held-out set, over this rank's share: every image on one rank."""
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         loaders = []
@@ -138,7 +138,7 @@ class ShardedFaces(FaceDataModule):
             INVERTIBLE_PRIORS_DATA.
 
     Raises:
-        DataError, ValueError: before training, naming the set and what to do.
+        DataError, ValueError: a set cannot be used; names it and what to do, before training.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class ShardedFaces(FaceDataModule):
         self.out_of_distribution = out_of_distribution
 
     def index(self, name: str) -> ShardIndex:
-        """The prepared set's index, checked against the files on disk."""
+        """Load a prepared set's index, checked against the files on disk."""
         return prepared_set("data.root", self.root, name, self.image_size)
 
     def load(self) -> None:
@@ -185,10 +185,10 @@ class ShardedFaces(FaceDataModule):
 
 
 class ProceduralFaces(FaceDataModule):
-    """Drawn faces for when no data is named: see `datamodules.procedural`.
+    """Drawn faces, for when a config names no data: see `datamodules.procedural`.
 
-    The training split is biased (light skin, no glasses, beard or hat); `faces-val` is held out
-    of the same distribution, `faces-ood` has exactly what is missing.
+    The training split is biased (light skin, no glasses, beard or hat); `faces-val` holds other
+    faces of the same distribution, `faces-ood` exactly what is missing.
 
     Args:
         training_images: faces in the training set.

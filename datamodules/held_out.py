@@ -12,16 +12,16 @@ DRAWN_FACES: dict[str, Distribution] = {"faces-val": "in", "faces-ood": "out"}
 
 
 def prepared_set(key: str, root: str | None, name: str, image_size: int) -> ShardIndex:
-    """The index of a set that `datamodules.prepare` has made, checked against the files on disk.
+    """Load the index of a prepared set, checked against the files on disk.
 
     Args:
-        key: of the config that names the root.
+        key: the config's key for the root, for messages.
         root: folder of prepared sets; by default the environment variable INVERTIBLE_PRIORS_DATA.
         name: the set is at <root>/<image_size>px/<name>.
         image_size: in pixels.
 
     Raises:
-        ValueError: no root is named.
+        ValueError: neither names a root.
         DataError: the set is missing, unfinished, changed or of another size.
     """
     root = root or os.environ.get(DATA_ROOT_VARIABLE)
@@ -35,7 +35,7 @@ def prepared_set(key: str, root: str | None, name: str, image_size: int) -> Shar
 
 
 def drawn_faces(name: str, image_size: int, count: int) -> ImageSet:
-    """Drawn faces of `DRAWN_FACES`, the same in every run."""
+    """Draw a set of `DRAWN_FACES`, the same in every run."""
     distribution = DRAWN_FACES[name]
     first = 1_000_000  # training never draws as many
     indices = range(first, first + count)

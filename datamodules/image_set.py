@@ -1,4 +1,4 @@
-"""Named images that training never sees, in or out of its distribution."""
+"""Named images that training never sees, in its distribution or out of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

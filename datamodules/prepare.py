@@ -2,8 +2,8 @@
 
     python -m datamodules.prepare photos data/64px/my-faces --image-size 64
 
-The same source and options give the same bytes whatever the number of workers. An interrupted run
-goes on where it stopped when the same command is given again. See docs/data.md.
+The same source and options give the same bytes whatever the number of workers. After an
+interruption the same command goes on where it stopped. See docs/data.md.
 """
 
 from __future__ import annotations
@@ -24,19 +24,24 @@ from contextlib import closing
 from functools import partial
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 from webdataset import TarWriter
 
+from core.files import write_whole
 from datamodules.shards import INDEX, UNFINISHED, VERSION, DataError, check_shard
 from datamodules.sources import RULES, Entry, convert, find_images, open_source, select
 
 AGAIN = "give the same command again to go on from the last finished shard"
 
+Index = dict[str, Any]  # what index.json holds: see docs/data.md
+Converted = bytes | str  # a PNG, or the reason why there is none
+
 
 def unique_keys(names: Iterable[str]) -> dict[str, str]:
-    """Image name -> WebDataset key: no dots (they end a key), unique, readable, deterministic."""
+    """Map image names to WebDataset keys: without dots (they end a key), unique, readable."""
     stems = {name: re.sub(r"[^\w-]+", "_", PurePosixPath(name).stem) for name in sorted(names)}
     shared = Counter(stems.values())
     names_by_key: dict[str, str] = {}
@@ -49,8 +54,10 @@ def unique_keys(names: Iterable[str]) -> dict[str, str]:
     return {name: key for key, name in names_by_key.items()}
 
 
-def make_plan(args: argparse.Namespace, entries: list[Entry], choice: dict, ignored: dict) -> dict:
-    """What the set in OUT is made of and how: all of its index that is known before reading."""
+def make_plan(
+    args: argparse.Namespace, entries: list[Entry], choice: dict[str, Any], ignored: dict[str, int]
+) -> Index:
+    """Write what the set in OUT is made of, and how: its index before any image is read."""
     listing = "\n".join(f"{entry.name}\t{entry.size}\t{entry.mark}" for entry in entries)
     return {
         "version": VERSION,
@@ -69,11 +76,15 @@ def make_plan(args: argparse.Namespace, entries: list[Entry], choice: dict, igno
     }
 
 
-def index_so_far(out: Path, plan: dict) -> dict:
-    """The index of the finished or interrupted set in OUT, checked, or that of an empty one."""
+def write_index(index: Index, path: Path) -> None:
+    write_whole(path, json.dumps(index, indent=1) + "\n")
+
+
+def index_so_far(out: Path, plan: Index) -> Index:
+    """Read and check the index of the set in OUT, finished or not; start one if OUT is empty."""
     for path in (out / INDEX, out / UNFINISHED / INDEX):
         if path.exists():
-            index = json.loads(path.read_text())
+            index: Index = json.loads(path.read_text())
             differs = [
                 f"{key} is {index.get(key)} there, {value} here"
                 for key, value in plan.items()
@@ -90,16 +101,11 @@ def index_so_far(out: Path, plan: dict) -> dict:
     return plan | {"samples": 0, "bytes": 0, "shards": [], "rejected": []}
 
 
-def write_json(value: dict, path: Path) -> None:
-    """Under its name only when whole."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(scratch, path)
-
-
-def convert_all(entries: list[Entry], work: Callable, workers: int) -> Generator:
-    """PNG bytes or a reason for each entry, in order; Pillow's work leaves Python's lock."""
-    Image.preinit()  # loading decoders is not safe between threads; the usual ones are tried first
+def convert_all(
+    entries: list[Entry], work: Callable[[Entry], Converted], workers: int
+) -> Generator[Converted, None, None]:
+    """Yield PNG bytes or a reason for each entry, in order; Pillow works outside Python's lock."""
+    Image.preinit()  # threads must not load decoders: load the usual ones first, then all others
     Image.init()
     with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -108,12 +114,14 @@ def convert_all(entries: list[Entry], work: Callable, workers: int) -> Generator
             yield from pool.map(work, entries[start : start + 1000])
 
 
-def write_shard(path: Path, results: Iterator, keys: dict, size: int) -> tuple[dict, list[dict]]:
-    """Moves results into one tar until it holds `size` images or there are no more.
+def write_shard(
+    path: Path, results: Iterator[tuple[Entry, Converted]], keys: dict[str, str], size: int
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Move results into one tar until it holds `size` images or none is left.
 
-    Returns what the index says of the shard, and the rejected images.
+    Returns the shard's entry in the index, and the rejected images.
     """
-    samples, rejected = 0, []
+    samples, rejected = 0, list[dict[str, str]]()
     with path.open("w+b") as file:
         # Fixed owner and time: nothing varies but the images.
         with TarWriter(file, encoder=False, user="", group="", mtime=0) as tar:
@@ -132,14 +140,16 @@ def write_shard(path: Path, results: Iterator, keys: dict, size: int) -> tuple[d
     return {"samples": samples, "bytes": path.stat().st_size, "sha256": sha256}, rejected
 
 
-def write_shards(args: argparse.Namespace, index: dict, entries: list[Entry], keys: dict) -> None:
-    """Writes the shards that are not there yet and records them in `index`, here and in OUT."""
+def write_shards(
+    args: argparse.Namespace, index: Index, entries: list[Entry], keys: dict[str, str]
+) -> None:
+    """Write the shards that are missing and record them in `index`, here and in OUT."""
     state, done = args.out / UNFINISHED, index["samples"] + len(index["rejected"])
     state.mkdir(parents=True, exist_ok=True)
-    write_json(index, state / INDEX)
+    write_index(index, state / INDEX)
     left, read = entries[done:], open_source(args.source, state / "source.tar")
     work = partial(convert, read=read, size=args.image_size, crop=args.crop, upscale=args.upscale)
-    pause = 0.1 if sys.stderr.isatty() else 10  # a log is told less often
+    pause = 0.1 if sys.stderr.isatty() else 10  # a log needs fewer lines
     with (
         closing(convert_all(left, work, args.workers)) as converted,
         tqdm(converted, "images", len(entries), initial=done, delay=1, mininterval=pause) as bar,
@@ -155,11 +165,11 @@ def write_shards(args: argparse.Namespace, index: dict, entries: list[Entry], ke
                 index["samples"] += shard["samples"]
                 index["bytes"] += shard["bytes"]
             index["rejected"] = sorted(index["rejected"] + rejected, key=itemgetter("name"))
-            write_json(index, state / INDEX)
+            write_index(index, state / INDEX)
 
 
-def prepare(args: argparse.Namespace) -> tuple[dict, bool]:
-    """Makes the set that the arguments describe; its index, and whether it was there already.
+def prepare(args: argparse.Namespace) -> tuple[Index, bool]:
+    """Make the set that the arguments describe; return its index, and whether it was there.
 
     Raises DataError for a source, selection or OUT that cannot be used, OSError for a failing disk.
     """
@@ -178,11 +188,11 @@ def prepare(args: argparse.Namespace) -> tuple[dict, bool]:
             reason = index["rejected"][0]["reason"]
             raise DataError(f"{args.source}: every image is rejected, the first with: {reason}")
         os.replace(state / INDEX, out / INDEX)
-    shutil.rmtree(state, ignore_errors=True)  # it may also be left of a run that had just finished
+    shutil.rmtree(state, ignore_errors=True)  # a run that had just finished may have left it, too
     return index, complete
 
 
-def summary(index: dict, out: Path) -> str:
+def summary(index: Index, out: Path) -> str:
     reasons = Counter(reject["reason"].partition(":")[0] for reject in index["rejected"])
     lines = [
         f"{out}: {index['samples']} images of {index['image_size']}px in "
@@ -228,7 +238,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--limit", type=positive, metavar="N", help="keep at most N after the shuffle")
     add("--shard-size", type=positive, default=1000, help="images per shard (default: 1000)")
     add("--seed", type=int, default=0, help="of the shuffle (default: 0)")
-    cores = min(os.cpu_count() or 1, 16)  # reading files and moving bytes are done one at a time
+    cores = min(os.cpu_count() or 1, 16)  # more would wait for each other to read files
     add("--workers", type=positive, default=cores, help=f"threads (default: {cores})")
     args = parser.parse_args(argv)
     if (args.where and not args.csv) or any("=" not in where for where in args.where):
@@ -241,7 +251,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 an error that the message explains, 130 interrupted."""
+    """Prepare; return 0, 2 after an error that the message explains, or 130 if interrupted."""
     args = parse(argv)
     try:
         index, complete = prepare(args)

@@ -1,4 +1,4 @@
-"""Procedural faces: a data set in one file, for when no other is named.
+"""Drawn faces: a data set in one file, for when you name no other.
 
 The training split is biased on purpose: light skin, no glasses, no beards, no hats. The out-of-
 distribution split has exactly what it lacks and shares all else (pose, light, hair, expression,
@@ -24,18 +24,18 @@ Distribution = Literal["in", "out"]
 Array = NDArray[np.float32]
 Colour = Sequence[float] | Array  # red, green, blue in [0, 1], constant or an image (3, H, W)
 
-LIGHT_SKIN, DARK_SKIN = (0.0, 0.25), (0.5, 1.0)  # ranges of the tone; the gap is in neither
+LIGHT_SKIN, DARK_SKIN = (0.0, 0.25), (0.5, 1.0)  # ranges of the tone; neither has the gap
 GLASSES = ("round", "square", "sunglasses")
 BEARDS = ("moustache", "goatee", "full")
 HATS = ("beanie", "cap", "brim")
-OUT_RATES = (0.7, 0.6, 0.5, 0.5)  # of dark skin, glasses, beard and hat, before one is demanded
+OUT_RATES = (0.7, 0.6, 0.5, 0.5)  # of dark skin, glasses, beard and hat; each face has one or more
 
 MINIMUM_SIZE = 8
-SAMPLED_SIZE = 64  # smaller images are drawn at no less than this, and averaged down
+SAMPLED_SIZE = 64  # draws smaller images at this size or more, and averages them down
 PIXEL_NOISE = 1.0 / 255  # rms of the only part without structure
-CONTRAST = 0.86  # as of a print: its blacks are not black
+CONTRAST = 0.86  # a print's: its blacks are not black
 EDGE = 1.8  # width of an edge in pixels: lines neither shimmer nor smear
-FOCUS = 0.15  # and of edges behind the face, where the lens is not focused (image width: 2)
+FOCUS = 0.15  # width of an edge behind the face, out of focus (the image is 2 wide)
 TURN = 0.09  # how far a turn of the head moves its features
 
 WARM = np.array([0.85, 1.0, 1.08], np.float32)[:, None, None]  # what shade takes of each colour
@@ -61,8 +61,8 @@ FRAMES = ((0.05, 0.05, 0.06), (0.45, 0.20, 0.10), (0.85, 0.70, 0.30))
 
 @dataclass(frozen=True)
 class Attributes:
-    """What the splits differ in: the skin's tone, 0 (lightest) to 1, and "none" or a kind of each
-    of `GLASSES`, `BEARDS` and `HATS`."""
+    """What the splits differ in: the skin's tone, 0 (lightest) to 1, and "none" or one kind of
+    `GLASSES`, `BEARDS` and `HATS` each."""
 
     skin: float
     glasses: str = "none"
@@ -71,7 +71,7 @@ class Attributes:
 
 
 def attributes(index: int, distribution: Distribution = "in", seed: int = 0) -> Attributes:
-    """The labels of a face, without drawing it. Raises ValueError as `render` does.
+    """Choose the labels of a face, without drawing it. Raises ValueError as `render` does.
 
     "in": skin in `LIGHT_SKIN` and nothing else. "out": at least one, mostly two or three, of skin
     in `DARK_SKIN`, glasses, a beard and a hat.
@@ -91,7 +91,7 @@ def render(
     """Draw one face: a pure function of its arguments, and at any size the same face.
 
     Args:
-        index: which face, 0 or more; there is no last one.
+        index: which face, 0 or more, without end.
         distribution: "in" (the biased training split) or "out" (what it lacks).
         seed: which population of faces, 0 or more.
         image_size: H = W in pixels, 8 or more.
@@ -134,7 +134,7 @@ def faces(
     seed: int = 0,
     image_size: int = 32,
 ) -> Tensor:
-    """`render` of each index: uint8 (N, 3, H, W). Raises ValueError as `render` does."""
+    """Draw the face of each index: uint8 (N, 3, H, W). Raises ValueError as `render` does."""
     images = np.empty((len(indices), image_size, image_size, 3), np.uint8)
     for k, index in enumerate(indices):
         images[k] = render(index, distribution=distribution, seed=seed, image_size=image_size)
@@ -162,18 +162,18 @@ class _Canvas:
         self.rgb = np.zeros((3, size, size), np.float32)
 
     def move(self, x: float, y: float, scale: float, roll: float) -> None:
-        """From here on draw in a frame centred at (x, y), `scale` as large, turned by `roll`."""
+        """From here on, draw in a frame centred at (x, y), `scale` as large, turned by `roll`."""
         cos, sin = math.cos(roll) / scale, math.sin(roll) / scale
         dx, dy = self.x - x, self.y - y
         self.x, self.y, self.edge = cos * dx + sin * dy, cos * dy - sin * dx, self.edge / scale
 
     def paint(self, d: Array, colour: Colour, opacity: float = 1.0, blur: float = 0.0) -> None:
-        """Lay a colour over where the distance d is negative."""
+        """Lay a colour wherever the distance d is negative."""
         cover = opacity * np.clip(0.5 - d * (1 / (self.edge + blur)), 0, 1)
         self.rgb += cover * (_rgb(colour) - self.rgb)
 
     def averaged(self) -> Array:
-        """Every samples x samples square as one pixel."""
+        """Average every samples x samples square to one pixel."""
         n = self.samples
         parts = [self.rgb[:, i::n, j::n] for i in range(n) for j in range(n)]
         total: Array = np.add.reduce(parts) * np.float32(1 / n**2)
@@ -190,14 +190,14 @@ def _shaded(colour: Colour, light: float | Array) -> Array:
 
 
 def _between(scale: Sequence[Sequence[float]], t: float) -> Array:
-    """The colour at t in [0, 1] of a scale of colours."""
+    """Interpolate the colour at t in [0, 1] of a scale of colours."""
     k = min(int(t * (len(scale) - 1)), len(scale) - 2)
     t = t * (len(scale) - 1) - k
     return (1 - t) * _rgb(scale[k]) + t * _rgb(scale[k + 1])
 
 
 def _muted(rng: Generator, low: float, high: float) -> Array:
-    """A grey with a little colour in it, as most walls and clothes have."""
+    """Choose a grey with a little colour in it, as most walls and clothes have."""
     return _rgb(rng.uniform(low, high) + rng.uniform(-0.13, 0.13, 3))
 
 
@@ -214,13 +214,13 @@ def _box(x: Array, y: Array, a: float, b: float, rounding: float = 0.0) -> Array
 
 
 def _wave(t: Array) -> Array:
-    """Nearly sin(2 pi t), made of parabolas."""
+    """Approximate sin(2 pi t) by parabolas."""
     u = 2 * (t - np.floor(t)) - 1
     return 4 * u * (np.abs(u) - 1)
 
 
 def _dots(x: Array, y: Array, rng: Generator) -> tuple[Array, Array]:
-    """One dot somewhere in every unit square: the distance to it, and a shade in [0, 1)."""
+    """Put one dot somewhere in every unit square: the distance to it, and a shade in [0, 1)."""
     column, row = np.floor(x), np.floor(y)
     place = row.astype(np.intp) % 8 * 8 + column.astype(np.intp) % 8
     u, v, radius, shade = rng.random((4, 64), np.float32)[:, place]
@@ -229,7 +229,7 @@ def _dots(x: Array, y: Array, rng: Generator) -> tuple[Array, Array]:
 
 
 def _background(c: _Canvas, rng: Generator) -> None:
-    """A wall whose colour drifts and, out of focus, mostly something on it."""
+    """Paint a wall whose colour drifts and, out of focus, mostly something on it."""
     slope_x, slope_y = rng.uniform(-0.15, 0.15, 2).tolist()
     c.rgb += _muted(rng, 0.25, 0.6) + (slope_x * c.x + slope_y * c.y)
     (_horizon, _stripes, _window, _books, _leaves, _lights)[rng.integers(6)](c, rng)
@@ -324,7 +324,7 @@ def _hair_behind(c: _Canvas, f: _Face, rng: Generator) -> None:
 
 
 def _clothes(c: _Canvas, f: _Face, rng: Generator) -> None:
-    """A neck in the shadow of the chin, and a striped, a V-necked or a collared top."""
+    """Paint a neck in the shadow of the chin, and a striped, a V-necked or a collared top."""
     kind, cloth, accent = rng.integers(3), _muted(rng, 0.2, 0.8), _muted(rng, 0.3, 0.8)
     side = np.abs(c.x)
     c.paint(np.maximum(side - 0.24, 0.3 - c.y), _shaded(f.tone, 0.66))
@@ -338,7 +338,7 @@ def _clothes(c: _Canvas, f: _Face, rng: Generator) -> None:
 
 
 def _head(c: _Canvas, f: _Face, rng: Generator) -> None:
-    """Ears, shaded skin, blushing cheeks, the shadow of the eye sockets, and freckles on some."""
+    """Paint ears, shaded skin, blushing cheeks, shadowed eye sockets, and freckles on some."""
     ear = _ellipse(np.abs(c.x + 0.03 * f.yaw) - f.a - 0.01, c.y - 0.04, 0.075, 0.13)
     c.paint(ear, _shaded(f.tone, 0.78))
     c.paint(ear + 0.035, _shaded(f.tone, 0.62), blur=0.02)
@@ -352,7 +352,7 @@ def _head(c: _Canvas, f: _Face, rng: Generator) -> None:
 
 
 def _nose(c: _Canvas, f: _Face, rng: Generator) -> None:
-    """A ridge bright on the side of the light and dark on the other, and two nostrils."""
+    """Paint a ridge, bright on the side of the light and dark on the other, and two nostrils."""
     x, y, a = f.x - 0.5 * TURN * f.yaw, c.y - rng.uniform(0.15, 0.19), rng.uniform(0.07, 0.1)
     dark, away = _shaded(f.tone, 0.62), -1 if f.side > 0 else 1
     c.paint(_box(x - away * 0.05, y + 0.1, 0.025, 0.13), dark, 0.2 + 0.3 * abs(f.side), 0.03)
@@ -362,7 +362,7 @@ def _nose(c: _Canvas, f: _Face, rng: Generator) -> None:
 
 
 def _eyes(c: _Canvas, f: _Face, rng: Generator) -> None:
-    """Almonds with lids; irises that look somewhere, pupils and a glint; brows."""
+    """Paint almonds with lids; irises that look somewhere, pupils and a glint; brows."""
     half, tall, thick = rng.uniform((0.13, 0.06, 0.02), (0.155, 0.09, 0.045)).tolist()
     gaze, raised, slant = rng.uniform((-0.025, 0.15, -0.1), (0.025, 0.2, 0.3)).tolist()
     iris = IRIS[rng.integers(len(IRIS))]
@@ -382,7 +382,7 @@ def _eyes(c: _Canvas, f: _Face, rng: Generator) -> None:
 
 
 def _mouth(c: _Canvas, f: _Face, rng: Generator) -> None:
-    """Lips bent into a smile or not, sometimes parted over teeth."""
+    """Paint lips, bent into a smile or not, sometimes parted over teeth."""
     half, bend, full = rng.uniform((0.14, -0.5, 0.025), (0.2, 3, 0.045)).tolist()
     parted, rouge = max(rng.uniform(-0.06, 0.07), 0), rng.uniform(0.1, 0.6)
     x, y = f.x, c.y - 0.36
@@ -398,7 +398,7 @@ def _mouth(c: _Canvas, f: _Face, rng: Generator) -> None:
 
 
 def _beard(c: _Canvas, f: _Face, rng: Generator) -> None:
-    """A moustache; with it perhaps a goatee round the mouth, or a full beard to the ears."""
+    """Paint a moustache, perhaps with a goatee round the mouth or a full beard to the ears."""
     if f.labels.beard == "none":
         return
     x = np.abs(f.x)
@@ -414,14 +414,14 @@ def _beard(c: _Canvas, f: _Face, rng: Generator) -> None:
 
 
 def _hair(c: _Canvas, f: _Face, rng: Generator) -> None:
-    """Hair above a hairline that falls from the parting to the temples."""
+    """Paint hair above a hairline that falls from the parting to the temples."""
     across = c.x - f.parting
     line = c.y + rng.uniform(0.33, 0.5) - rng.uniform(0.3, 1.4) * across * across
     c.paint(np.maximum(np.maximum(f.crown, 0.7 * line), c.y - f.length), f.hair)
 
 
 def _hat(c: _Canvas, f: _Face, rng: Generator) -> None:
-    """A knitted beanie with a cuff, a cap with seams and a peak, or a banded hat with a brim."""
+    """Paint a beanie with a cuff, a cap with seams and a peak, or a banded hat with a brim."""
     if f.labels.hat == "none":
         return
     cloth, trim = _muted(rng, 0.1, 0.9), _muted(rng, 0.1, 0.9)
@@ -442,7 +442,7 @@ def _hat(c: _Canvas, f: _Face, rng: Generator) -> None:
 
 
 def _glasses(c: _Canvas, f: _Face, rng: Generator) -> None:
-    """Round or square frames, or dark lenses with a reflection."""
+    """Paint round or square frames, or dark lenses with a reflection."""
     if f.labels.glasses == "none":
         return
     wide, tall, rim = rng.uniform((0.155, 0.11, 0.015), (0.185, 0.15, 0.035)).tolist()

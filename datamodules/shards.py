@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 VERSION = 1  # of the format described in docs/data.md
 INDEX = "index.json"
-UNFINISHED = ".unfinished"  # folder in a set that is still being made: its index so far, scratch
+UNFINISHED = ".unfinished"  # folder in a set that `prepare` still makes: its index so far, scratch
 
 
 class DataError(ValueError):
@@ -45,9 +46,9 @@ class ShardIndex:
 
     @classmethod
     def load(cls, root: str | Path, image_size: int | None = None) -> ShardIndex:
-        """Raises DataError where the set is missing, unfinished, changed or of another image size.
+        """Load a set's index. Raises DataError if missing, unfinished, changed or of another size.
 
-        Looks at the shards' sizes only; repeating the `prepare` command verifies their sha256.
+        Checks the shards' sizes only; repeating the `prepare` command verifies their sha256.
         """
         root = Path(root)
         path = root / INDEX
@@ -73,12 +74,12 @@ class ShardIndex:
         return cls(root, size, channels, tuple(shards))
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Count the images."""
         return sum(shard.samples for shard in self.shards)
 
 
-def check_shard(root: Path, record: dict, digest: bool = False) -> None:
-    """Raises DataError unless the shard is there with the size (and sha256) of its record."""
+def check_shard(root: Path, record: dict[str, Any], digest: bool = False) -> None:
+    """Raise DataError unless the shard is there with the size (and sha256) of its record."""
     path = root / record["file"]
     same = path.exists() and path.stat().st_size == record["bytes"]
     if same and digest:
@@ -90,30 +91,32 @@ def check_shard(root: Path, record: dict, digest: bool = False) -> None:
 
 
 def read_shard(shard: Shard) -> Iterator[tuple[int, str, bytes]]:
-    """Yields (global index, name, PNG bytes) of every image of the shard, in stored order.
+    """Yield (global index, name, PNG bytes) of every image of the shard, in stored order.
 
     Reads the tar from front to end. Raises DataError, naming the file, if it is not what the index
-    promised; what came before the damage has then been yielded.
+    promised, after yielding what came before the damage.
     """
     count = 0
     try:
-        # Not webdataset's pipeline: that deals shards out to nodes and workers, but who reads which
-        # shard is the caller's decision, and a shard is always read whole.
+        # Not webdataset's pipeline, which deals shards out to nodes and workers: here the caller
+        # decides who reads which shard, and reads it whole.
         with tarfile.open(shard.path, "r:") as tar:
             for member in tar:
-                png = tar.extractfile(member).read()  # None, so AttributeError, if not a file
-                yield shard.first + count, member.name.removesuffix(".png"), png
+                stored = tar.extractfile(member)
+                if stored is None:
+                    raise ValueError(f"{member.name} is no file")
+                yield shard.first + count, member.name.removesuffix(".png"), stored.read()
                 count += 1
         if count != shard.samples:
             raise ValueError(f"{INDEX} says {shard.samples}")
-    except (OSError, tarfile.TarError, ValueError, AttributeError) as error:
+    except (OSError, tarfile.TarError, ValueError) as error:
         damage = f"damaged after {count} images ({error})"
         raise DataError(f"{shard.path}: {damage}; delete the set and prepare it again") from error
 
 
 def decode(png: bytes) -> Tensor:
-    """PNG bytes -> uint8 (3, H, W) in [0, 255]. Raises DataError for damaged bytes."""
-    # Pillow, since torchvision 0.29's decode_png, on damaged bytes, ends the process (SIGSEGV).
+    """Decode PNG bytes to uint8 (3, H, W) in [0, 255]. Raises DataError for damaged bytes."""
+    # By Pillow, because torchvision 0.29's decode_png ends the process (SIGSEGV) on damaged bytes.
     try:
         pixels = np.array(Image.open(io.BytesIO(png)).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
@@ -122,7 +125,7 @@ def decode(png: bytes) -> Tensor:
 
 
 def load_images(index: ShardIndex, limit: int | None = None) -> tuple[Tensor, list[str]]:
-    """The first `limit` images (all, without one) in stored order, which `prepare` has shuffled.
+    """Load the first `limit` images (or all) in stored order, which `prepare` has shuffled.
 
     Returns uint8 (N, 3, H, W) and the N names. Raises DataError, naming a damaged file.
     """

@@ -1,4 +1,4 @@
-"""Images as they are found: in a folder, zip or tar, and in any format that Pillow reads.
+"""Images as they come: in a folder, zip or tar, in any format that Pillow reads.
 
 `find_images` lists a source, `select` chooses from it, `open_source` reads from it, `convert` turns
 what it holds into square RGB PNGs by the rules of docs/data.md.
@@ -51,7 +51,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom; in pixels
 
 
 class Rejected(Exception):
-    """An image that is left out; the message is the reason kept in the index."""
+    """An image to leave out; the message is the reason in the index."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Entry:
     mark: int = 0
 
 
-Reader = Callable[[Entry], bytes]  # gives the file's bytes
+Reader = Callable[[Entry], bytes]  # returns the file's bytes
 
 
 def list_folder(root: Path) -> Iterator[Entry]:
@@ -78,7 +78,7 @@ def list_folder(root: Path) -> Iterator[Entry]:
 
 
 def list_source(path: Path) -> Iterator[Entry]:
-    """Every file there; raises what zipfile and tarfile do for damage."""
+    """Yield every file there; raises what zipfile and tarfile raise for damage."""
     if path.is_dir():
         yield from list_folder(path)
     elif is_image(path.name):
@@ -101,8 +101,8 @@ def is_image(name: str) -> bool:
 
 
 def find_images(path: Path) -> tuple[dict[str, Entry], dict[str, int]]:
-    """The images in a source by name, and how many other files of each kind it holds."""
-    try:  # in a dictionary the last counts where an archive holds a name twice, as when unpacked
+    """Find the images in a source by name, and count its other files by kind."""
+    try:  # where an archive holds a name twice the dictionary keeps the last, as unpacking does
         entries = {entry.name: entry for entry in list_source(path)}
     except DAMAGED as error:
         raise DataError(f"{path}: no image, folder, zip or tar, or a damaged one") from error
@@ -129,7 +129,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def csv_names(path: Path, where: Sequence[str], name_column: str) -> list[str]:
-    """The names in the rows of a CSV file that match every COLUMN=VALUE."""
+    """Read the names in the rows of a CSV file that match every COLUMN=VALUE."""
     reader = csv.DictReader(read_lines(path))
     conditions = [condition.partition("=")[::2] for condition in where]
     for column in [name_column, *(column for column, _ in conditions)]:
@@ -139,7 +139,7 @@ def csv_names(path: Path, where: Sequence[str], name_column: str) -> list[str]:
 
 
 def match(images: Iterable[str], wanted: Iterable[str], listed: Path) -> tuple[set[str], list[str]]:
-    """The images that `wanted` names, and the names that fit none.
+    """Find the images that `wanted` names, and the names that fit none.
 
     A name is an image's path in the source, its file name, or that without the extension.
     """
@@ -158,7 +158,7 @@ def match(images: Iterable[str], wanted: Iterable[str], listed: Path) -> tuple[s
 
 
 def select(images: Iterable[str], args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
-    """The names that the options choose, in stored order, and the choice as the index states it."""
+    """Select names by the options, in stored order; return the choice as the index has it, too."""
     names, choice = set(images), {"skip": args.skip, "limit": args.limit}
     if args.names:
         names, missing = match(names, read_lines(args.names), args.names)
@@ -182,7 +182,7 @@ def select(images: Iterable[str], args: argparse.Namespace) -> tuple[list[str], 
 
 
 def open_source(path: Path, scratch: Path) -> Reader:
-    """What reads the source, from any thread. A compressed tar is first unpacked to `scratch`."""
+    """Make what reads the source, from any thread. Unpacks a compressed tar to `scratch` first."""
     if path.is_dir():
         return lambda entry: (path / entry.name).read_bytes()
     if is_image(path.name):
@@ -207,7 +207,7 @@ def open_source(path: Path, scratch: Path) -> Reader:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright 8-bit RGB of the first frame."""
+    """Convert the first frame to upright 8-bit RGB."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips or truncates
         grey = np.asarray(image).astype(np.int64).clip(0, 65535)
@@ -221,7 +221,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def square_box(width: int, height: int, size: int, crop: Box | None, upscale: bool) -> Box:
-    """The part of an image that is kept: the centre square of the crop, as a PIL box."""
+    """Choose the part of an image to keep: the centre square of the crop, as a PIL box."""
     left, top, right, bottom = crop or (0, 0, width, height)
     if left < 0 or top < 0 or right > width or bottom > height:
         raise Rejected(f"crop box outside the image: {width} x {height}")
@@ -235,7 +235,7 @@ def square_box(width: int, height: int, size: int, crop: Box | None, upscale: bo
 
 
 def read_rgb(entry: Entry, read: Reader) -> Image.Image:
-    """Raises Rejected for what is wrong with the image, OSError for a failing disk."""
+    """Read an image. Raises Rejected if something is wrong with it, OSError for a failing disk."""
     if entry.size > MAX_FILE_BYTES:
         raise Rejected(f"too many bytes: {entry.size}")
     try:
@@ -253,7 +253,7 @@ def read_rgb(entry: Entry, read: Reader) -> Image.Image:
 
 
 def convert(entry: Entry, read: Reader, size: int, crop: Box | None, upscale: bool) -> bytes | str:
-    """The RGB PNG of size x size, or the reason why the image is rejected."""
+    """Convert an image to an RGB PNG of size x size, or return the reason for its rejection."""
     try:
         image = read_rgb(entry, read)
         box = square_box(*image.size, size, crop, upscale)

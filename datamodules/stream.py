@@ -2,9 +2,9 @@
 
 An epoch is a permutation of all images that depends on (seed, epoch): of the shards, and of the
 images within each window of shards, so that every shard is still read once, from start to end. It
-is cut into global batches, of which every rank takes an equal share. The last incomplete global
-batch is left out (other images every epoch); no image is doubled. Where training stands is derived
-from `images_seen`, never from what a loader has read: Lightning and the workers read ahead.
+is cut into global batches, of which every rank takes an equal share. An epoch leaves out its last,
+incomplete global batch (other images every time) and doubles no image. The position follows from
+`images_seen`, never from what a loader has read: Lightning and the workers read ahead.
 """
 
 from collections import deque
@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 class ImageShards(Protocol):
     """Images in shards. `read` yields (global index, encoded image) of the wanted ones only."""
 
-    shard_sizes: Sequence[int]
+    @property
+    def shard_sizes(self) -> Sequence[int]: ...
 
     def read(self, shard: int, wanted: Collection[int]) -> Iterable[tuple[int, Any]]: ...
 
@@ -31,7 +32,7 @@ class ImageShards(Protocol):
 def epoch_order(
     shard_sizes: Sequence[int], seed: int, epoch: int, window: int
 ) -> list[tuple[list[int], NDArray[np.int64]]]:
-    """The epoch as windows: (shards read together, their images' global indices in order)."""
+    """Order an epoch, by windows: (shards read together, their images' global indices in order)."""
     rng = np.random.default_rng([seed, epoch])
     first = np.concatenate([[0], np.cumsum(shard_sizes)])
     shards = rng.permutation(len(shard_sizes)).tolist()
@@ -54,7 +55,7 @@ class TrainingStream(IterableDataset[dict[str, Tensor]]):
         batch_size: images per rank and batch.
         seed: of order and flips.
         flip: mirror each image or not, by (seed, epoch, index).
-        window: shards shuffled together; their encoded images are held in memory.
+        window: shards shuffled together; memory holds their encoded images.
 
     Raises:
         ValueError: fewer images than one global batch.
@@ -89,10 +90,10 @@ class TrainingStream(IterableDataset[dict[str, Tensor]]):
             )
 
     def position(self, images_seen: int) -> tuple[int, int]:
-        """(epochs completed, steps into the next) at a time of the clock.
+        """Count (epochs completed, steps into the next) at a time of the clock.
 
-        Counted in global batches of now, so that epochs also end where a run that changed its
-        number of devices does not stand at a multiple of its epoch.
+        Counts in the present global batches, so that epochs end even in a run whose number of
+        devices has changed, and whose clock is at no multiple of its epoch.
         """
         return divmod(images_seen // self.global_batch, self.steps_per_epoch)
 

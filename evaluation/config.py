@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cli.configs import with_one_config
 from cli.types import register_types
-from datamodules.held_out import DRAWN_FACES, drawn_faces, prepared_set
+from datamodules.held_out import DATA_ROOT_VARIABLE, DRAWN_FACES, drawn_faces, prepared_set
 from datamodules.image_set import ImageSet
 from datamodules.shards import load_images
 from evaluation.outcome import Mode, names_in
@@ -121,7 +121,7 @@ class Priors(Mapping[str, Prior]):
         if name not in self.loaded:
             try:
                 prior = load_prior(self.paths[name], device=self.device)
-            except (FileNotFoundError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 raise ValueError(f"priors.{name}: {error}") from error
             if prior.image_shape[-1] != self.image_size:
                 raise ValueError(
@@ -155,12 +155,23 @@ class Sets(Mapping[str, ImageSet]):
     def _load(self, name: str) -> ImageSet:
         size = self.evaluation.image_size
         if name in DRAWN_FACES:
+            self._require_drawn(name)
             return replace(drawn_faces(name, size, DRAWN), distribution=self.evaluation.sets[name])
         index = prepared_set("data", self.evaluation.data, name, size)
         images, names = load_images(index, self.evaluation.images_used(name))
         if not names:
             raise ValueError(f"sets.{name}: {index.root} holds no image")
         return ImageSet(name, self.evaluation.sets[name], images, names)
+
+    def _require_drawn(self, name: str) -> None:
+        """Raises ValueError where a prepared set has the name of drawn faces."""
+        root = self.evaluation.data or os.environ.get(DATA_ROOT_VARIABLE)
+        prepared = root and Path(root).expanduser() / f"{self.evaluation.image_size}px" / name
+        if prepared and prepared.exists():
+            raise ValueError(
+                f"sets.{name}: this name means drawn faces, and {prepared} holds a prepared set: "
+                "rename its folder"
+            )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.evaluation.sets)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.utils import make_grid, save_image
 
+from core.files import write_whole
 from evaluation.plan import Trials
 from report.page import Section
 from results.identity import describe
@@ -27,7 +28,7 @@ from results.rows import KEY
 from studies.study import Given, Study, Tables
 
 Mode = Literal["online", "offline", "disabled"]  # of W&B
-MACHINES = "machines.json"  # that rows were made on
+MACHINES = "machines.json"  # the machines that made the rows
 
 
 def study_tables(
@@ -37,13 +38,13 @@ def study_tables(
     fingerprints: Mapping[str, str],
     progress: Callable[[str], None],
 ) -> Tables:
-    """A study's tables: those on disk if all that it depends on is the same, else computed.
+    """Read a study's tables from disk if all that it depends on is the same, else compute them.
 
     Args:
-        study, given: what and from what.
+        study, given: the study and what it works on.
         folder: of its tables.
         fingerprints: of the priors it uses, by name.
-        progress: is told what the study is doing.
+        progress: takes what the study is doing.
 
     Raises:
         OSError: the tables cannot be written.
@@ -51,7 +52,7 @@ def study_tables(
     depends: dict[str, Any] = {
         "study": describe(study),
         "priors": fingerprints,
-        # images are seen through a prior: a study without one reads none
+        # a study sees images through a prior: without one it reads none
         "sets": {
             name: _digest(given.sets[name].images)
             for name in (names_in(study, given.sets) if fingerprints else ())
@@ -70,7 +71,7 @@ def study_tables(
             *(given.folder / picture for picture in saved["pictures"]),
         )
     ):
-        about.unlink(missing_ok=True)  # so that nothing a kill leaves here is taken for whole
+        about.unlink(missing_ok=True)  # or a kill could leave unfinished tables that pass for whole
         for old in given.folder.glob("*.png"):
             old.unlink()
         tables = study.compute(given, progress)
@@ -79,24 +80,17 @@ def study_tables(
             table.to_csv(folder / f"{name}.csv", index=False)
         pictures = sorted(path.name for path in given.folder.glob("*.png"))
         saved = {"identity": identity, "tables": list(tables), "pictures": pictures}
-        _write_json(about, saved)
+        write_whole(about, json.dumps(saved))
     images = {"image": str}  # 0000083 is a name
     return {name: pd.read_csv(folder / f"{name}.csv", dtype=images) for name in saved["tables"]}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """What a file says; nothing, if it is absent or damaged."""
+    """Read a file; {} if it is missing or damaged."""
     try:
         return dict(json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return {}
-
-
-def _write_json(path: Path, what: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(what))
-    os.replace(unfinished, path)
 
 
 def _digest(data: pd.DataFrame | Tensor | None) -> str:
@@ -107,7 +101,7 @@ def _digest(data: pd.DataFrame | Tensor | None) -> str:
 
 
 def names_in(study: Study, names: Iterable[str]) -> list[str]:
-    """Which of these (of priors, of sets) are among the options of a study."""
+    """List which of these names (of priors, of sets) are among the options of a study."""
     text = json.dumps(vars(study), default=str)
     return [name for name in names if json.dumps(name) in text]
 
@@ -124,10 +118,10 @@ def study_section(study: Study, tables: Tables, pictures: Path) -> Section:
 
 
 def sample_sheets(folder: Path, rows: pd.DataFrame, trials: Trials) -> dict[str, Path]:
-    """Caption -> PNG: truth, measurement, recoveries; a row an image, a sheet a problem and set.
+    """Draw sheets (caption -> PNG), one per problem and set: truth, measurement and recoveries.
 
-    Only images that every method has recovered. `rows` are those of the trials; of several seeds
-    the first is shown.
+    A line per image that every method has recovered. `rows` are those of the trials; of several
+    seeds it draws the first.
     """
     sheets = {}
     seed = trials.seeds[0]
@@ -172,7 +166,7 @@ def sample_sheets(folder: Path, rows: pd.DataFrame, trials: Trials) -> dict[str,
 
 
 def this_machine(devices: Sequence[torch.device]) -> dict[str, str]:
-    """What recoveries are made with now, and on what."""
+    """Name the versions and the hardware that make recoveries now."""
     names = {
         torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
         for device in devices
@@ -188,19 +182,19 @@ def this_machine(devices: Sequence[torch.device]) -> dict[str, str]:
 
 
 def remember_machine(folder: Path, devices: Sequence[torch.device]) -> None:
-    """Note on disk what the rows that follow are made with: a later run may only draw them."""
+    """Note on disk what makes the rows to come: a later run may only draw them."""
     known = _read_json(folder / MACHINES).get("machines", [])
     now = this_machine(devices)
     if now not in known:
-        _write_json(folder / MACHINES, {"machines": [*known, now]})
+        write_whole(folder / MACHINES, json.dumps({"machines": [*known, now]}))
 
 
 def details(
     rows: pd.DataFrame, folder: Path, devices: Sequence[torch.device], seeds: Sequence[int]
 ) -> dict[str, str]:
-    """What a reader needs to judge and repeat it: command, versions, seeds, hardware.
+    """Collect what a reader needs to judge and repeat it: command, versions, seeds, hardware.
 
-    Versions and hardware are those that the rows were made with, all of them.
+    Versions and hardware are those that made the rows, all of them.
     """
     machines = _read_json(folder / MACHINES).get("machines") or [this_machine(devices)]
     found = {"command": f"python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}"}
@@ -225,7 +219,7 @@ def to_wandb(
     page: Path,
     tables: Tables,
 ) -> None:
-    """The summary as one run: scalars, tables, the page."""
+    """Send the summary as one run: scalars, tables, the page."""
     import wandb
 
     with wandb.init(project=project, name=name, mode=mode, dir=folder, job_type="evaluate") as run:

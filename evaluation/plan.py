@@ -1,4 +1,4 @@
-"""What an evaluation recovers, and which of it has not been yet."""
+"""What an evaluation recovers, and what is left of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,9 +23,9 @@ class NamedMethod:
     """A recovery method and the prior it goes through.
 
     Args:
-        method: made from a prior and the problem's gamma, or free of any prior.
-        prior: its name; none for methods that need none.
-        images: recover at most so many of each set: for what is slow.
+        method: made from a prior and the problem's gamma, or one that needs no prior.
+        prior: its name; None for methods that need none.
+        images: recover at most so many of each set, for slow methods.
     """
 
     method: Deepinv | PriorFree | MethodFactory
@@ -78,14 +78,14 @@ class Trials:
 
 @dataclass(frozen=True)
 class Task:
-    """A few images of one job: what one process does at a time."""
+    """A few images of one job, which one process recovers at a time."""
 
     problem: str
     method: str
     dataset: str
     template: Row
     images: tuple[int, ...]
-    pictured: int  # images of the set that are shown: the first so many
+    pictured: int  # the first so many images of the set get pictures
 
 
 class Bench:
@@ -110,10 +110,10 @@ class Bench:
         self.problems, self.methods = problems, methods
         self.priors, self.sets = priors, sets
         self.image_shape, self.device = image_shape, device
-        self._operator: tuple[str, Operator] | None = None  # the last one: large ones fill memory
+        self._operator: tuple[str, Operator] | None = None  # only the last: large ones fill memory
 
     def operator(self, problem: str) -> Operator:
-        """Raises ValueError, naming the problem, if it cannot be for such images."""
+        """Make a problem's operator. Raises ValueError, naming it, if images do not fit it."""
         if self._operator is None or self._operator[0] != problem:
             self._operator = None
             try:
@@ -124,7 +124,7 @@ class Bench:
         return self._operator[1]
 
     def job(self, row: Row, dataset: str, texts: ConfigTexts) -> Job:
-        """The job of a row that names run, problem, method, seed and, to override it, gamma.
+        """Make the job of a row that names run, problem, method, seed and, to override it, gamma.
 
         Raises ValueError, naming problem and method, if the method cannot serve the problem.
         """
@@ -147,7 +147,7 @@ class Bench:
 
 
 def require_defined(trials: Trials, bench: Bench) -> None:
-    """Raises ValueError naming a problem, method, set or prior that is not defined."""
+    """Raise ValueError naming a problem, method, set or prior that is not defined."""
     for what, names, defined in (
         ("problem", trials.problems, bench.problems),
         ("method", trials.methods, bench.methods),
@@ -162,7 +162,7 @@ def require_defined(trials: Trials, bench: Bench) -> None:
 
 
 def plan(trials: Trials, bench: Bench, run: str, texts: ConfigTexts) -> Iterator[Job]:
-    """All jobs, problem by problem: methods that share one see the same A and noise."""
+    """Yield all jobs, problem by problem: methods that share one see the same A and noise."""
     for problem in trials.problems:
         for method in trials.methods:
             gammas: Sequence[float] = [bench.problems[problem].gamma]
@@ -178,7 +178,7 @@ def plan(trials: Trials, bench: Bench, run: str, texts: ConfigTexts) -> Iterator
 def tasks_of(
     job: Job, rows: pd.DataFrame, images: Sequence[int], size: int, pictured: int
 ) -> list[Task]:
-    """The images of a job that have no row yet, `size` at a time; `pictured` as in Task."""
+    """Cut the images of a job that have no row yet into tasks of `size`; `pictured` as in Task."""
     missing = sorted(set(images) & set(job.missing(rows)))
     row = job.template
     return [
@@ -188,9 +188,9 @@ def tasks_of(
 
 
 def current(rows: pd.DataFrame, jobs: Sequence[tuple[Job, Sequence[int]]]) -> pd.DataFrame:
-    """The rows of these jobs and images, each once: none of an earlier config or a larger plan.
+    """Keep the rows of these jobs and images, each once: none of an earlier config or larger plan.
 
-    A batch whose rows were cut short by a kill is recovered again, what was kept of it too.
+    A batch whose rows a kill cut short is recovered again, with the rows it had.
     """
     columns = ["config", "dataset", "problem", "method", "seed", "image"]
     wanted = {

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
+from core.files import whole_file
 from evaluation.plan import Bench, Task
 from recovery.methods import Progress
 from results.identity import ConfigTexts
@@ -24,7 +25,7 @@ from results.trial import Trial, measurement_as_image, run_trials
 
 @dataclass(frozen=True)
 class Done:
-    """A task that ended: the seconds an image took, or why there are no rows of it."""
+    """A task that ended: the seconds per image, or why it has no rows."""
 
     task: Task
     seconds: float = 0.0
@@ -35,9 +36,9 @@ class Worker:
     """Performs tasks: rows into its file, the first images of a set as pictures.
 
     Args:
-        bench: what tasks name.
+        bench: what the tasks name.
         rows: its own file.
-        pictures: folder of what recovered images look like.
+        pictures: folder of recovered images as PNG.
     """
 
     def __init__(self, bench: Bench, rows: Path, pictures: Path) -> None:
@@ -47,7 +48,10 @@ class Worker:
         self.pictures = pictures
 
     def perform(self, task: Task, progress: Progress | None = None) -> Done:
-        """Rows are on disk when this returns. Raises OSError where they cannot be written."""
+        """Recover a task's images; their rows are on disk when this returns.
+
+        Raises OSError if they cannot be written.
+        """
         try:
             job = self.bench.job(task.template, task.dataset, self.texts)
             if job.template.config != task.template.config:
@@ -61,10 +65,10 @@ class Worker:
                 batch_size=len(task.images),
                 progress=progress,
             )
-            trial = next(trials)  # the images of a task are recovered at once
+            trial = next(trials)  # one, because a task's images are recovered at once
             seen = measurement_as_image(trial.y, job.operator)
         except torch.AcceleratorError as error:
-            # a GPU that failed once fails at once at everything: it would empty the queue
+            # a GPU that has failed once fails every task at once, and would empty the queue
             raise RuntimeError(
                 f"{self.bench.device} failed at {task.method} on {task.problem}: {error}. Every "
                 "finished row is kept: run the same command again, without this device perhaps "
@@ -74,22 +78,23 @@ class Worker:
             memory = f"{self.bench.device.type} out of memory at {len(task.images)} images at once"
             return Done(task, failure=f"{memory}: lower batch_size")
         except Exception as error:
-            # one method's failure is not the others'; a rerun tries again
+            # a failing method must not stop the others; a rerun tries it again
             return Done(task, failure=f"{type(error).__name__}: {error}")
-        # pictures first: an image with a row is not recovered again
+        # pictures first: a rerun does not recover an image that has a row
         self.save_pictures(task, trial, seen)
         self.rows.append(trial.rows)
         return Done(task, trial.rows[-1].seconds)
 
     def save_pictures(self, task: Task, trial: Trial, measurement: Tensor | None) -> None:
-        """<problem>/<set>/<image>/<config>-<seed>/{truth,measurement,recovery}.png, where the
-        image is shown."""
+        """Save truth, measurement and recovery of the first images.
+
+        As <problem>/<set>/<image>/<config>-<seed>/{truth,measurement,recovery}.png.
+        """
         for i, index in enumerate(task.images):
             if index >= task.pictured:
                 continue
             place = f"{task.template.config}-{task.template.seed}"
             folder = self.pictures / task.problem / task.dataset / f"{index:05d}" / place
-            folder.mkdir(parents=True, exist_ok=True)
             columns = {
                 "truth": trial.truth,
                 "measurement": measurement,
@@ -97,9 +102,8 @@ class Worker:
             }
             for name, images in columns.items():
                 if images is not None:
-                    part = folder / f"{name}.part"
-                    save_image(images[i].clamp(0, 1), part, format="png")
-                    os.replace(part, folder / f"{name}.png")
+                    with whole_file(folder / f"{name}.png") as file:
+                        save_image(images[i].clamp(0, 1), file, format="png")
 
 
 def perform_all(
@@ -109,18 +113,18 @@ def perform_all(
     folder: Path,
     progress: Progress | None = None,
 ) -> Iterator[Done]:
-    """Yields tasks as they end; one process per device, this one alone if there is one device.
+    """Yield tasks as they end; one process per device, this one alone if there is one device.
 
     Args:
         tasks: what to do.
-        make: the bench on a device; must be picklable for several devices.
+        make: makes the bench on a device; must be picklable for several devices.
         devices: of the processes.
         folder: of rows and pictures.
         progress: of this process alone.
 
     Raises:
         OSError: rows cannot be written.
-        RuntimeError: a process was killed, by lack of memory say.
+        RuntimeError: a process was killed, for lack of memory, say.
     """
     if len(devices) == 1:
         worker = Worker(make(devices[0]), folder / "rows.csv", folder / "pictures")
@@ -131,7 +135,7 @@ def perform_all(
     for index, device in enumerate(devices):
         places.put((index, str(device)))
     threads = max(1, (os.cpu_count() or 1) // len(devices))
-    for index in range(len(devices)):  # a full disk is met here, where it can be told
+    for index in range(len(devices)):  # meet a full disk here, where the user gets to know
         RowFile(folder / f"rows-{index}.csv")
     with ProcessPoolExecutor(
         len(devices),
@@ -147,7 +151,7 @@ def perform_all(
                 "a process of the evaluation ended before its time (out of memory?). Every "
                 "finished row is kept: run the same command again, with fewer processes perhaps"
             ) from error
-        except BaseException:  # Ctrl-C, a full disk: nobody may write here once this returns
+        except BaseException:  # Ctrl-C, a full disk: no process may write here once this returns
             processes = list((pool._processes or {}).values())  # shutdown forgets them
             for process in processes:
                 process.terminate()
@@ -166,7 +170,7 @@ def _start(
     make: Callable[[torch.device], Bench],
     folder: Path,
 ) -> None:
-    """Of a new process: it ends with its parent, and leaves Ctrl-C to it."""
+    """Set up a new process: it ends with its parent, and leaves Ctrl-C to it."""
     global _worker
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

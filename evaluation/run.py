@@ -1,10 +1,8 @@
-"""Runs an evaluation: recovers what has no row yet, makes its studies, writes its report."""
+"""Runs an evaluation: recovers what has no row yet, makes the studies, writes the report."""
 
-import fcntl
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.status import Status
 
+from core.lock import alone_in
 from core.precision import require_full_precision
 from core.progress import image_bar
 from datamodules.image_set import ImageSet
@@ -47,12 +46,12 @@ from results.trial import Job
 from studies.bias import balanced, require_known
 from studies.study import Given, Tables
 
-# tqdm's own estimate takes every image for equally slow; TimeLeft does not
+# tqdm's own estimate takes every image to be equally slow; TimeLeft does not
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 def make_bench(evaluation: Evaluation, device: torch.device) -> Bench:
-    require_full_precision()  # of untrained networks too
+    require_full_precision()  # for untrained networks too
     size = evaluation.image_size
     return Bench(
         evaluation.problems,
@@ -65,14 +64,14 @@ def make_bench(evaluation: Evaluation, device: torch.device) -> Bench:
 
 
 def bench_of_text(text: str, device: torch.device) -> Bench:
-    """A process's own bench: it reads the config anew."""
+    """Make a process its own bench, from the text of the config."""
     return make_bench(evaluation_of(text), device)
 
 
 def chosen_images(
     evaluation: Evaluation, sets: Mapping[str, ImageSet], attributes: pd.DataFrame | None
 ) -> dict[str, list[int]]:
-    """Positions of the images of every set of the trials that are recovered."""
+    """Choose which images of every set to recover, by position."""
     trials = evaluation.trials
     if trials.balance and attributes is None:
         raise ValueError(
@@ -93,7 +92,7 @@ def chosen_images(
 
 
 def recover(evaluation: Evaluation, text: str, bench: Bench) -> tuple[pd.DataFrame, list[str]]:
-    """Recover what has no row yet. Returns the rows of this evaluation, and what failed."""
+    """Recover what has no row yet; return the rows of this evaluation, and what failed."""
     trials, folder = evaluation.trials, evaluation.folder
     require_defined(trials, bench)
     if not trials.problems:
@@ -104,7 +103,7 @@ def recover(evaluation: Evaluation, text: str, bench: Bench) -> tuple[pd.DataFra
     for job in plan(trials, bench, evaluation.name, texts):
         most = evaluation.methods[job.template.method].images
         jobs.append((job, chosen[job.images.name][:most]))
-    RowFile(folder / "rows.csv")  # so that there is one to read
+    RowFile(folder / "rows.csv")  # so that there is a file to read
     earlier = read_rows(folder, every=True)
     tasks = [
         task
@@ -133,11 +132,11 @@ def perform(
     total: int,
     earlier: pd.DataFrame,
 ) -> list[str]:
-    """Perform the tasks with a bar that tells the time left. Returns what failed."""
+    """Perform the tasks with a bar that shows the time left; return what failed."""
     devices = evaluation.devices()
     make = partial(bench_of_text, text) if len(devices) > 1 else lambda device: bench
     left = TimeLeft(tasks, earlier, len(devices))
-    failures: Counter[str] = Counter()  # each once, with the images it cost
+    failures: Counter[str] = Counter()  # each failure once, with the images it cost
     missing = sum(len(task.images) for task in tasks)
     with image_bar("Recovering", total, initial=total - missing, bar_format=BAR) as bar:
 
@@ -157,7 +156,7 @@ def perform(
 
 
 def givens(evaluation: Evaluation, bench: Bench, rows: pd.DataFrame) -> dict[str, Given]:
-    """What each study is given."""
+    """Collect what each study works on."""
     attributes = attribute_table(evaluation)
     pictures = evaluation.folder / "pictures-of-studies"
     return {
@@ -169,7 +168,7 @@ def givens(evaluation: Evaluation, bench: Bench, rows: pd.DataFrame) -> dict[str
 def run_studies(
     evaluation: Evaluation, bench: Bench, rows: pd.DataFrame
 ) -> tuple[list[Section], dict[str, Tables], list[str]]:
-    """Sections and tables of the studies, from disk where these are up to date; what failed."""
+    """Run the studies whose tables on disk are out of date; return sections, tables, failures."""
     sections: list[Section] = []
     tables: dict[str, Tables] = {}
     failures: list[str] = []
@@ -188,7 +187,7 @@ def run_studies(
                 sections.append(study_section(study, tables[name], given.folder))
             except OSError:
                 raise
-            except Exception as error:  # the rest is worth a report
+            except Exception as error:  # the others are worth a report
                 failures.append(f"studies.{name}: {type(error).__name__}: {error}")
     return sections, tables, failures
 
@@ -196,7 +195,7 @@ def run_studies(
 def report(
     evaluation: Evaluation, rows: pd.DataFrame, sections: list[Section], failures: list[str]
 ) -> Path:
-    """Write report.html and report.md; print the summary. Returns the page's path."""
+    """Write report.html and report.md, print the summary, and return the page's path."""
     folder = evaluation.folder
     title = evaluation.title or evaluation.name
     title += f", {evaluation.image_size}px" if len(rows) else ""
@@ -208,7 +207,7 @@ def report(
         recovered = recovery_section("Recovery", rows, published, n)
         sections = [replace(recovered, pictures=sheets), *sections]
     summary = [f"Failed: {failure}" for failure in failures]
-    if len(sections) == 1:  # what it found is said once
+    if len(sections) == 1:  # the summary has its findings: do not repeat them
         summary += sections[0].sentences
         sections = [replace(sections[0], sentences=())]
     else:
@@ -226,29 +225,15 @@ def report(
     return page
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Raises ValueError if another evaluation is at work in the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another evaluate.py is at work in {folder}: wait for it, or choose another name"
-            ) from error
-        yield
-
-
 def evaluate(evaluation: Evaluation, text: str) -> list[str]:
-    """Run an evaluation. Returns what failed, a line each."""
+    """Run an evaluation; return what failed, a line each."""
     bench = make_bench(evaluation, evaluation.devices()[0])
     for name, given in givens(evaluation, bench, pd.DataFrame(columns=COLUMNS)).items():
         try:
             evaluation.studies[name].check(given)
         except ValueError as error:
             raise ValueError(f"studies.{name}: {error}") from error
-    with alone_in(evaluation.folder):
+    with alone_in(evaluation.folder, "evaluate.py"):
         rows, failures = recover(evaluation, text, bench)
         sections, tables, failed = run_studies(evaluation, bench, rows)
         failures += failed

@@ -9,12 +9,12 @@ from evaluation.pool import Done
 
 
 class TimeLeft:
-    """An estimate: methods differ by factors of a thousand, so each by its own seconds per image.
+    """Estimates the time left from each method's seconds per image, which differ a thousandfold.
 
     Args:
-        tasks: all that will be done.
-        rows: earlier ones, whose seconds count until there are newer.
-        processes: that share the tasks.
+        tasks: all that are to do.
+        rows: earlier ones; their seconds count until there are newer.
+        processes: how many share the tasks.
     """
 
     def __init__(self, tasks: Sequence[Task], rows: pd.DataFrame, processes: int) -> None:

@@ -14,7 +14,7 @@ from lightning_modules.clock import ClockedModule
 from networks.pggan import Growth, fade
 from priors.prior import GanPrior, gan_prior, generator_of_prior
 
-COLLAPSED = 1e-3  # deviation over a minibatch, in images from -1 to 1, below which all are alike
+COLLAPSED = 1e-3  # below this deviation over a minibatch, of images from -1 to 1, all are alike
 
 
 class MicroBatch(NamedTuple):
@@ -30,20 +30,20 @@ class MicroBatch(NamedTuple):
 class Adversarial(ClockedModule):
     """Trains a generator and a discriminator in turn; hands out a `GanPrior`.
 
-    One step takes a minibatch: the loader's batch, or a part of it when growing.
+    One step takes a minibatch: the loader's batch, or a part of it while growing.
 
     Args:
         generator: z (B, latent_dim) -> images in [-1, 1]; see `networks.dcgan.Generator`.
         discriminator: images -> logits or scores (B,).
         total_images: length of training, in images consumed by all ranks together.
         loss: logistic (DCGAN: binary cross-entropy, non-saturating) or wasserstein (WGAN-GP).
-        growth: when to grow; both networks must be given stages, as those of `networks.pggan`.
+        growth: when to grow; both networks must take stages, as those of `networks.pggan` do.
         learning_rate: Adam's, of both networks.
         discriminator_learning_rate: where it differs.
         betas: Adam's.
         penalty_weight: of the gradient penalty (wasserstein).
         drift: weight of D(x)^2 (wasserstein).
-        accumulate: micro-batches per step, whose gradients are averaged; bounds memory. BatchNorm
+        accumulate: micro-batches per step, which averages their gradients; bounds memory. BatchNorm
             and minibatch deviation see a micro-batch.
         clip_norm: largest total gradient norm of each network; None for none.
         instance_noise: standard deviation of noise on all images the discriminator sees, falling
@@ -53,7 +53,7 @@ class Adversarial(ClockedModule):
         seed: of latents and noise.
 
     Raises:
-        ValueError: naming the key, before training.
+        ValueError: a value is wrong; names its key, before training.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Adversarial(ClockedModule):
         if accumulate < 1:
             raise ValueError(f"model.accumulate must be at least 1, got {accumulate}")
         self.automatic_optimization = False
-        self.generator: Any = generator  # whose stage, size and latents nn.Module does not know
+        self.generator: Any = generator  # nn.Module knows nothing of its stage, size and latents
         self.discriminator = discriminator
         self.loss = loss
         self.growth = growth
@@ -110,14 +110,14 @@ class Adversarial(ClockedModule):
         return self.generator
 
     def prior(self) -> GanPrior:
-        """A frozen float32 snapshot of the prior, on the module's device."""
+        """Take a frozen float32 snapshot of the prior, on the module's device."""
         return gan_prior(generator_of_prior(self.averaged, self.stage), self.images_seen)
 
     # --- growth --------------------------------------------------------------------------------
 
     @property
     def stage(self) -> tuple[int, float] | tuple[()]:
-        """What the networks are given besides their input: (stage, blend), or nothing."""
+        """What the networks take besides their input: (stage, blend), or nothing."""
         if self.growth is None:
             return ()
         return self.growth.at(self.images_seen, self.generator.final_stage)
@@ -128,7 +128,7 @@ class Adversarial(ClockedModule):
         return 4 << self.stage[0] if self.stage else self.image_shape[-1]
 
     def minibatches(self, images: Tensor) -> Iterator[Tensor]:
-        """Parts of the loader's batch, as large as their size in pixels wants them."""
+        """Cut the loader's batch into minibatches, as large as growth wants them at this size."""
         while len(images):
             count = len(images)
             if self.growth is not None:
@@ -137,7 +137,7 @@ class Adversarial(ClockedModule):
             images = images[count:]
 
     def reset_optimizers_if_grown(self) -> None:
-        """At a new size Adam starts afresh, as Karras' does."""
+        """Start Adam afresh at a new size, as Karras does."""
         if self.stage and self.stage[0] != self.optimised_stage:
             for optimizer in self.adams:
                 optimizer.state.clear()
@@ -157,7 +157,7 @@ class Adversarial(ClockedModule):
                 self.update_average()
 
     def sample(self, images: Tensor) -> list[MicroBatch]:
-        """Reals at the present stage, latents and noise, by the position in training alone."""
+        """Scale reals to the present stage; draw latents and noise by the position in training."""
         real = images.float() / 127.5 - 1
         if self.stage:
             real = fade(real, *self.stage)
@@ -182,10 +182,10 @@ class Adversarial(ClockedModule):
         ]
 
     def discriminator_step(self, parts: list[MicroBatch]) -> list[Tensor]:
-        """Update the discriminator; returns the images generated for it."""
+        """Update the discriminator; return the images generated for it."""
         fakes, logged = [], []
         for part in parts:
-            with torch.set_grad_enabled(self.accumulate == 1):  # else generated again: memory
+            with torch.set_grad_enabled(self.accumulate == 1):  # else it generates again: memory
                 fake = self.generate(part.z)
             loss, metrics = self.discriminator_loss(part, fake.detach())
             (loss / self.accumulate).backward()
@@ -206,7 +206,7 @@ class Adversarial(ClockedModule):
     def discriminator_loss(
         self, part: MicroBatch, fake: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise, and what is logged of it."""
+        """Compute the loss to minimise, and what to log of it."""
         of_real = self.judge(part.real + part.noise_on_real)
         of_fake = self.judge(fake + part.noise_on_fake)
         metrics = {"fake_deviation": fake.float().std(dim=0, unbiased=False).mean()}
@@ -241,8 +241,8 @@ class Adversarial(ClockedModule):
 
     @property
     def metrics_are_due(self) -> bool:
-        """Whether Lightning sends this batch's metrics on: taking them takes a tenth of a small
-        network's step."""
+        """Whether Lightning logs this batch. Computing metrics takes a tenth of a small network's
+        step."""
         batches = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and batches % every == 0
@@ -272,11 +272,11 @@ class Adversarial(ClockedModule):
         super().on_train_start()
         rates = self.learning_rate, self.discriminator_learning_rate
         for optimizer, rate in zip(self.adams, rates, strict=True):
-            for group in optimizer.param_groups:  # a resumed run's would be the checkpoint's
+            for group in optimizer.param_groups:  # a resumed run has the checkpoint's
                 group["lr"], group["betas"] = rate, self.betas
 
     def apply_gradients(self, which: int) -> Tensor:
-        """Average over ranks, check, clip and step; returns the gradient's norm before clipping."""
+        """Average over ranks, check, clip and step; return the gradient's norm before clipping."""
         optimizer = self.adams[which]
         parameters = list((self.generator, self.discriminator)[which].parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -290,8 +290,11 @@ class Adversarial(ClockedModule):
         return norm
 
     def average_over_ranks(self, gradients: list[Tensor]) -> None:
-        """One message per step. DDP's own would come with every backward pass, of which one step
-        has several, each of one of the two networks."""
+        """Average gradients in one message per step.
+
+        DDP would send one with every backward pass, and a step has several, each through one of
+        the two networks.
+        """
         if self.trainer.world_size > 1:
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             torch.distributed.all_reduce(flat)
@@ -309,8 +312,8 @@ class Adversarial(ClockedModule):
                 f"The generator has collapsed after {self.images_seen:,} images: all its images "
                 f"are alike (standard deviation over a minibatch {deviation.item():.1e}). The "
                 "last checkpoint was written before this step. Lower "
-                "model.discriminator_learning_rate or raise model.instance_noise, and start anew "
-                "with another run.name, or run the same command to try on from the checkpoint."
+                "model.discriminator_learning_rate or raise model.instance_noise, and start "
+                "again with another run.name; or run the same command to retry from the checkpoint."
             )
 
     def take_weights(self, network: nn.Module) -> None:
@@ -356,7 +359,7 @@ class Adversarial(ClockedModule):
 
 @contextmanager
 def held_fixed(network: nn.Module) -> Iterator[None]:
-    """Gradients pass through the network and leave none in it."""
+    """Let gradients pass through the network and leave none in it."""
     network.requires_grad_(False)
     try:
         yield

@@ -8,10 +8,10 @@ from torch import nn
 def move_average(
     average: nn.Module, network: nn.Module, images: int, images_seen: int, half_life: int
 ) -> None:
-    """average <- d average + (1 - d) weights, d = 2^(-images / half-life).
+    """Move the average: average <- d average + (1 - d) weights, d = 2^(-images / half-life).
 
-    `images` are those since it was last moved. The half-life is at most 5% of the images seen, so
-    that the average does not remember the start (Karras et al. 2020, appendix B).
+    `images` are those since its last move. The half-life is at most 5% of the images seen, so that
+    the average does not remember the start (Karras et al. 2020, appendix B).
     """
     weight = 1 - 0.5 ** (images / min(half_life, 0.05 * images_seen))
     for kept, current in zip(average.parameters(), network.parameters(), strict=True):

@@ -15,8 +15,8 @@ from priors.prior import FlowPrior, GanPrior, decode_in_parts
 class ClockedModule(pl.LightningModule):
     """A LightningModule whose time is `images_seen`: images consumed by all ranks together.
 
-    The position in the data, schedules, noise and the end of training are functions of it. On
-    resume Lightning's own loop counters are left out: they count batches, whose size may change.
+    The position in the data, schedules, noise and the end of training are functions of it. Resuming
+    ignores Lightning's own loop counters: they count batches, whose size may change.
 
     Args:
         trained: the network whose prior it hands out.
@@ -24,7 +24,7 @@ class ClockedModule(pl.LightningModule):
         ema_half_life: images after which an old weight of that network counts half in the moving
             average that evaluation, samples and the prior use; None to use the weights themselves.
         sample_temperature: standard deviation of the latents of samples.
-        seed: of what is random in training.
+        seed: of all that is random in training.
     """
 
     def __init__(
@@ -69,19 +69,19 @@ class ClockedModule(pl.LightningModule):
         return self.trained.image_shape  # type: ignore[return-value]
 
     def prior(self) -> FlowPrior | GanPrior:
-        """A frozen float32 snapshot of the prior, on the module's device."""
+        """Take a frozen float32 snapshot of the prior, on the module's device."""
         raise NotImplementedError
 
     @torch.no_grad()
     def samples(self, count: int) -> Tensor:
-        """(count, C, H, W) in [0, 1] from the same latents at every call."""
+        """Decode (count, C, H, W), in [0, 1], from the same latents at every call."""
         seeds = [seed_from("samples", self.seed, index) for index in range(count)]
         prior = self.prior()
         latents = self.sample_temperature * normal(seeds, (prior.latent_dim,))
         return decode_in_parts(prior, latents.to(self.device))
 
     def update_average(self) -> None:
-        """Move the average by the images seen since it was last moved."""
+        """Move the average by the images seen since its last move."""
         if self.average is None or self.ema_half_life is None:
             return
         images, self._averaged_at = self.images_seen - self._averaged_at, self.images_seen
@@ -90,14 +90,14 @@ class ClockedModule(pl.LightningModule):
     def take_weights(self, network: nn.Module) -> None:
         """Begin training from a prior's network, on the CPU.
 
-        Raises ValueError: its weights do not make this module's network the same function.
+        Raises ValueError if its weights do not make this module's network the same function.
         """
         raise ValueError(f"{type(self).__name__} cannot begin from a prior's weights alone")
 
     # --- the clock -------------------------------------------------------------------------
 
     def clock_positions(self, batch_size: int) -> range:
-        """For each image of this rank's micro-batch, how many images came before it."""
+        """Count, for each image of this rank's micro-batch, how many images came before it."""
         first = self.images_seen + self.global_rank * batch_size
         return range(first, first + batch_size)
 
@@ -112,7 +112,7 @@ class ClockedModule(pl.LightningModule):
         self.log("images_seen", seen, reduce_fx="max", sync_dist=sync_dist)  # the same on all ranks
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop when due, after a whole optimiser step: none of the images counted is lost."""
+        """Stop when due, after a whole optimiser step, so that no image counted is lost."""
         step_taken = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         if self.images_seen >= self.total_images and (step_taken or self.trainer.is_last_batch):
             self.trainer.should_stop = True
@@ -122,9 +122,9 @@ class ClockedModule(pl.LightningModule):
         if not torch.isfinite(gradient_norm):
             raise FloatingPointError(
                 f"The loss or its gradient is not finite after {self.images_seen:,} images "
-                f"(gradient norm {gradient_norm.item()}). The step was not taken: checkpoints are "
-                "of before it. Run the command again with --run.accept_changes true and a lower "
-                "model.learning_rate or model.clip_norm, or a longer warm-up."
+                f"(gradient norm {gradient_norm.item()}). This step was not taken, and no "
+                "checkpoint holds it. Run the command again with --run.accept_changes true and a "
+                "lower model.learning_rate or model.clip_norm, or a longer warm-up."
             )
 
     def broadcast(self, module: nn.Module) -> None:
@@ -136,8 +136,8 @@ class ClockedModule(pl.LightningModule):
     def require_one_time(self) -> None:
         """Raise ValueError on every rank if they resume at different times.
 
-        Each has looked for the newest checkpoint itself. DDP would give all rank 0's weights, and
-        hide it.
+        Each rank looked for the newest checkpoint itself; DDP would copy rank 0's weights to all
+        and hide the difference.
         """
         if self.trainer.world_size == 1:
             return
@@ -171,14 +171,17 @@ class ClockedModule(pl.LightningModule):
         self.begun_from = checkpoint.get("begun_from")
         self._averaged_at = self.images_seen  # checkpoints are written after whole steps
         checkpoint["loops"] = None
+        # trainer.max_time is each start's own: a run resumed by the same command trains on
+        for name in [key for key in checkpoint.get("callbacks", {}) if key.startswith("Timer")]:
+            del checkpoint["callbacks"][name]
 
 
 def warmup_then_decay(
     images_seen: int, total_images: int, warmup_images: int, decay_fraction: float
 ) -> float:
-    """Factor on the learning rate: linear from 0 over the warm-up, linear to 0 over the last part.
+    """Compute the rate's factor: linear from 0 over the warm-up, linear to 0 over the last part.
 
-    Counted at the end of the batch about to be applied, so the first step is not lost.
+    Counts images to the end of the present batch, so that the first step is not lost.
     """
     warmup = min(1.0, images_seen / warmup_images) if warmup_images else 1.0
     remaining = max(0.0, 1 - images_seen / total_images)

@@ -29,11 +29,11 @@ def wasserstein_generator(fake: Tensor) -> Tensor:
 
 
 def interpolate(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-    """mix x + (1 - mix) G(z), one mix in [0, 1] per image: where the penalty is taken."""
+    """mix x + (1 - mix) G(z), one mix in [0, 1] per image: the points of the penalty."""
     return torch.lerp(fake, real, mix[:, None, None, None]).detach().requires_grad_()
 
 
 def gradient_penalty(score: Tensor, images: Tensor) -> Tensor:
-    """mean (||dD/dx||_2 - 1)^2 at `images`, whose scores (B,) are given (Gulrajani et al. 2017)."""
+    """mean (||dD/dx||_2 - 1)^2 at `images`, which have scores (B,) (Gulrajani et al. 2017)."""
     (gradient,) = torch.autograd.grad(score.sum(), images, create_graph=True)
     return (gradient.float().flatten(1).norm(dim=1) - 1).square().mean()

@@ -18,7 +18,7 @@ class MaximumLikelihood(ClockedModule):
     Args:
         network: a flow with the contract of `networks.glow.Glow`, on images in [-0.5, 0.5].
         total_images: length of training, in images consumed by all ranks together.
-        bits: training images are reduced to 2^bits levels before dequantisation (paper: 5).
+        bits: images have 2^bits levels before dequantisation (paper: 5).
         learning_rate: Adam's peak learning rate.
         betas: Adam's.
         warmup_images: linear warm-up from 0 (paper: 10,000 iterations at batch 6 = 60,000).
@@ -74,7 +74,7 @@ class MaximumLikelihood(ClockedModule):
         return self.network
 
     def prior(self) -> FlowPrior:
-        """A frozen float32 snapshot of the prior, on the module's device."""
+        """Take a frozen float32 snapshot of the prior, on the module's device."""
         return flow_prior(self.averaged, self.images_seen)
 
     @torch.no_grad()
@@ -93,13 +93,13 @@ class MaximumLikelihood(ClockedModule):
     # --- likelihood --------------------------------------------------------------------------
 
     def dequantise(self, images: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 (B, C, H, W) -> [-0.5, 0.5): 2^bits levels, uniform noise within a level."""
+        """Map uint8 (B, C, H, W) to [-0.5, 0.5): 2^bits levels, uniform noise within a level."""
         levels = torch.div(images, 2 ** (8 - self.bits), rounding_mode="floor").float()
         noise = uniform(seeds, tuple(images.shape[1:])).to(images.device, non_blocking=True)
         return (levels + noise) / 2**self.bits - 0.5
 
     def bits_per_dimension(self, network: nn.Module, x: Tensor) -> Tensor:
-        """Bits per dimension (B,) of x, dequantised from 2^bits levels.
+        """Compute bits per dimension (B,) of x, dequantised from 2^bits levels.
 
         -(log N(z; 0, I) + log|det dz/dx|) / (n ln 2) + bits: the density of x in [-0.5, 0.5)
         against cells of width 2^-bits.
@@ -147,7 +147,7 @@ class MaximumLikelihood(ClockedModule):
             self.initialize_network()
 
     def initialize_network(self) -> None:
-        """Data-dependent ActNorm from the same images on every rank."""
+        """Set ActNorm from data, the same images on every rank."""
         images = self.trainer.datamodule.first_images(self.initialization_images)  # type: ignore[attr-defined]
         seeds = [seed_from("initialize", self.seed, index) for index in range(len(images))]
         x = self.dequantise(images.to(self.device), seeds)
@@ -166,7 +166,7 @@ class MaximumLikelihood(ClockedModule):
         parameters = list(self.network.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        self.require_finite(norm)  # before clipping, which would make infinity finite
+        self.require_finite(norm)  # before clipping makes infinity finite
         clipped = norm
         if self.clip_value is not None:
             torch.nn.utils.clip_grad_value_(parameters, self.clip_value)
@@ -181,7 +181,7 @@ class MaximumLikelihood(ClockedModule):
 
 
 def require_same_flow(ours: nn.Module, theirs: nn.Module) -> None:
-    """Raise ValueError unless two flows of equal weights are one function, on the same device."""
+    """Raise ValueError unless two flows of equal weights, on one device, are the same function."""
     x = uniform([0], theirs.image_shape) - 0.5  # type: ignore[arg-type]
     z = normal([0], (x[0].numel(),))
     for a, b in zip((*ours(x), ours.inverse(z)), (*theirs(x), theirs.inverse(z)), strict=True):  # type: ignore[operator]

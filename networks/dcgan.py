@@ -71,7 +71,7 @@ class Discriminator(nn.Module):
 
 
 def initialize(module: nn.Module) -> None:
-    """Convolutions N(0, 0.02^2), BatchNorm scales N(1, 0.02^2) (Radford et al., section 4)."""
+    """Draw convolutions N(0, 0.02^2), BatchNorm scales N(1, 0.02^2) (Radford et al., section 4)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         torch.nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):

@@ -8,7 +8,7 @@ from networks.sizes import doublings
 
 
 class Pixelwise(nn.Linear):
-    """A 1x1 convolution as a matrix product: many images' own weights make one batched product."""
+    """A 1x1 convolution as a matrix product: `vmap` over weights makes it one batched product."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
@@ -29,14 +29,14 @@ class DeepDecoder(nn.Module):
         channels: of the images.
 
     Raises:
-        ValueError: the image size is none.
+        ValueError: `image_size` is not a power of two from 8.
     """
 
     def __init__(self, image_size: int = 64, width: int = 250, channels: int = 3) -> None:
         super().__init__()
         self.width = width
         layers = [
-            # as many groups as channels: batch normalisation of one image, as published
+            # as many groups as channels, which is batch normalisation of one image, as published
             nn.Sequential(Pixelwise(width, width), nn.GroupNorm(width, width))
             for _ in range(doublings(image_size))
         ]
@@ -44,7 +44,7 @@ class DeepDecoder(nn.Module):
         self.to_image = Pixelwise(width, channels)
 
     def draw_input(self, generator: torch.Generator) -> Tensor:
-        """The fixed seed (1, width, 4, 4), N(0, 1)."""
+        """Draw the fixed seed (1, width, 4, 4), N(0, 1)."""
         return torch.randn(1, self.width, 4, 4, generator=generator)
 
     def forward(self, seed: Tensor) -> Tensor:

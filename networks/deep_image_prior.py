@@ -8,7 +8,7 @@ from networks.sizes import doublings
 
 
 def block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution with reflected borders, normalisation of each image's channels, leaky ReLU."""
+    """Make a convolution with reflected borders, a normalisation per image, and a leaky ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, padding_mode="reflect"),
         nn.GroupNorm(outputs, outputs),
@@ -17,7 +17,7 @@ def block(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequent
 
 
 class Scale(nn.Module):
-    """One resolution: what is seen of it through the skip, beside what the coarser ones make."""
+    """One resolution: its own features through the skip, joined to what the coarser ones make."""
 
     def __init__(self, inputs: int, width: int, skip: int, coarser: nn.Module) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class DeepImagePrior(nn.Module):
     Args:
         image_size: a power of two from 8.
         width, skip: channels of the decoder's and encoder's layers, and of the skips.
-        levels: resolutions; at most as many as leave 4px at the coarsest.
+        levels: resolutions; no more than leave 4px at the coarsest.
         input_channels: of the noise.
         channels: of the images.
 
     Raises:
-        ValueError: the image size is none, or levels are less than 1.
+        ValueError: `image_size` is not a power of two from 8, or there are fewer levels than 1.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class DeepImagePrior(nn.Module):
         self.to_image = nn.Conv2d(width, channels, 1)
 
     def draw_input(self, generator: torch.Generator) -> Tensor:
-        """The fixed noise (1, input_channels, size, size), U(0, 0.1)."""
+        """Draw the fixed noise (1, input_channels, size, size), U(0, 0.1)."""
         return 0.1 * torch.rand(1, *self.input_shape, generator=generator)
 
     def forward(self, noise: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ A flow maps an image x to a latent z of the same size and back. With f(x) = z,
 Level: squeeze (space to depth) -> flow steps -> emit half of the channels as latent.
 Flow step: ActNorm -> invertible 1x1 convolution -> affine coupling.
 
-Everything of a step that depends on its weights alone (ActNorm merged into the convolution beside
-it, inverse matrices, log-determinants) is computed once by `FlowStep.fold` and used by the
-arithmetic of `FoldedStep`. Training folds once per batch; `Glow.frozen` folds once for good.
+`FlowStep.fold` computes once all that depends on a step's weights alone: ActNorm merged into the
+convolution next to it, inverse matrices, log-determinants. `FoldedStep` has the arithmetic that
+uses it. Training folds once per batch; `Glow.frozen` folds once for good.
 """
 
 import math
@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 class Stability:
     """What keeps a flow invertible in float32, each with its source.
 
-    The defaults make every test image recoverable. `Stability.paper()` has the formulas of the
+    With the defaults every test image can be recovered. `Stability.paper()` has the formulas of the
     paper's 64px networks, where nothing bounds the inverse.
     """
 
@@ -61,7 +61,7 @@ class Affine(NamedTuple):
         return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
 
     def scaled(self, scale: Tensor, shift: Tensor | float = 0.0) -> "Affine":
-        """The convolution followed by x -> (x + shift) * scale, per channel, as one convolution."""
+        """Merge the convolution and x -> (x + shift) * scale, per channel, into one convolution."""
         return Affine(self.weight * scale.view(-1, 1, 1, 1), (self.bias + shift) * scale)
 
     def to(self, dtype: torch.dtype) -> "Affine":
@@ -110,7 +110,7 @@ class CouplingNet(nn.Module):
             nn.init.zeros_(_affine(conv).bias)
 
     def fold(self) -> tuple[Affine, Affine, Affine]:
-        """The three convolutions. Of the last, first the raw scales + 2, then the shifts."""
+        """Fold into three convolutions; the last gives the raw scales + 2, then the shifts."""
         weight, bias = _affine(self.conv3).scaled((3 * self.log_scale).exp())
         return (
             _affine(self.conv1).scaled(self.norm1.scale(), self.norm1.bias),
@@ -143,7 +143,7 @@ class FlowStep(nn.Module):
         )
 
     def initialize(self, x: Tensor) -> Tensor:
-        """Set the ActNorms from x (B, C, H, W), the step's input; returns the step's output."""
+        """Set the ActNorms from x (B, C, H, W), the step's input; return the step's output."""
         self.norm.initialize(x)
         folded = self.fold()
         self.net.initialize(folded.mix(x).chunk(2, dim=1)[1])
@@ -173,7 +173,7 @@ class FoldedStep:
         return self.clip(self.unmix(torch.cat([(ya - shift) / scale, xb], dim=1)))
 
     def coupling(self, xb: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale in (min_scale, 1) and shift for the other half, each (B, C/2, H, W)."""
+        """Compute scale, in (min_scale, 1), and shift for the other half, each (B, C/2, H, W)."""
         conv1, conv2, conv3 = self.net
         raw = conv3(F.relu(conv2(F.relu(conv1(xb))))).to(xb.dtype)  # may run in bf16 inside
         raw_scale, shift = raw.chunk(2, dim=1)
@@ -210,7 +210,7 @@ class FoldedStep:
         return FoldedStep(matrix, scale, bias, (conv1, conv2, conv3), self.stability)
 
     def detached(self) -> "FoldedStep":
-        """A copy without gradients, all weight-only work done."""
+        """Copy it without gradients, with all weight-only work done."""
         conv1, conv2, conv3 = (conv.detached() for conv in self.net)
         matrix, scale, bias = (t.detach().clone() for t in (self.matrix, self.scale, self.bias))
         step = FoldedStep(matrix, scale, bias, (conv1, conv2, conv3), self.stability)
@@ -263,7 +263,7 @@ class FoldedGlow:
         return x
 
     def to(self, dtype: torch.dtype) -> "FoldedGlow":
-        """The same weights in another precision; what they determine is computed again in it."""
+        """Convert the weights to another precision, and compute what they determine anew in it."""
         steps = [[step.to(dtype) for step in level] for level in self.steps]
         return FoldedGlow(self.image_shape, steps, self.recompute)
 
@@ -280,16 +280,16 @@ class Glow(nn.Module):
         image_size: H = W, divisible by 2^levels.
         channels: image channels.
         steps: flow steps on every level but the last.
-        levels: squeezes; after each but the last, half of the channels are emitted as latent.
+        levels: squeezes; after each but the last, half of the channels become latent.
         hidden: width of the coupling networks.
         last_level_steps: flow steps on the last level (1 in the authors' code).
         stability: bounds that keep the inverse finite.
-        recompute: trade time for memory: keep each step's input only, recompute in backward.
+        recompute: trade time for memory: keep only each step's input, recompute in backward.
 
     Latents are flat: level 1's part first, the deepest level last, each flattened C, H, W.
 
     Raises:
-        ValueError: sizes that do not fit together.
+        ValueError: sizes do not fit together.
     """
 
     def __init__(
@@ -340,7 +340,7 @@ class Glow(nn.Module):
 
     @torch.no_grad()
     def frozen(self) -> FoldedGlow:
-        """A snapshot for recovery: no gradients to the weights, all weight-only work done."""
+        """Take a snapshot for recovery: no gradients to the weights, all weight-only work done."""
         with _full_precision(self.initialized):
             steps = [[step.detached() for step in level] for level in self.fold().steps]
         return FoldedGlow(self.image_shape, steps, self.recompute)
@@ -369,12 +369,12 @@ class Glow(nn.Module):
 
 
 def _squeeze(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 4C, H/2, W/2); output channel 4 c + 2 dy + dx."""
+    """Move space to depth: (B, C, H, W) -> (B, 4C, H/2, W/2); output channel 4 c + 2 dy + dx."""
     return F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
 
 
 def _latent_shapes(image_shape: tuple[int, int, int], levels: int) -> list[tuple[int, int, int]]:
-    """(C, H, W) of each level's latent: half of the squeezed channels, the last level's whole."""
+    """List (C, H, W) of each level's latent: half the squeezed channels, all on the last level."""
     channels, height, width = image_shape
     shapes = [(channels * 2**k, height >> k, width >> k) for k in range(1, levels)]
     return [*shapes, (channels * 2 ** (levels + 1), height >> levels, width >> levels)]
@@ -386,7 +386,7 @@ def _affine(conv: nn.Conv2d) -> Affine:
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Only coupling networks may run in half precision: latents and log_det stay float32."""
+    """Turn autocast off: only coupling networks may use bf16; latents and log_det stay float32."""
     if torch.is_autocast_enabled(x.device.type):
         return torch.autocast(x.device.type, enabled=False)
     return nullcontext()

@@ -1,12 +1,12 @@
 """Progressive GAN (Karras, Aila, Laine & Lehtinen 2018), in the paper's 128px size by default.
 
-Generator and discriminator are given a stage: they work at 4 << stage pixels, and `blend` in
-[0, 1] says how far that size has faded in over the one before (0: not at all, 1: done). With
-stage None they are at their final size. Every weight is N(0, 1) and scaled when used, so that
-Adam moves all layers equally fast (equalised learning rate).
+Generator and discriminator take a stage: they work at 4 << stage pixels, and `blend` in [0, 1] says
+how far that size has faded in over the one before (0: not at all, 1: done). With stage None they
+have their final size. Every weight is N(0, 1) and scaled when used, so that Adam moves all layers
+equally fast (equalised learning rate).
 
 The scales are constants, as in Karras' code: at 128px the generator has 13,625,379 parameters.
-The paper's 13,625,904 are these, 13 scales declared as parameters, and the latent's 512.
+The paper's 13,625,904 also count 13 scales declared as parameters, and the latent's 512.
 """
 
 import math
@@ -23,30 +23,30 @@ GROUP = 4  # images per minibatch standard deviation
 
 
 def channels_at(stage: int, base: int, most: int) -> int:
-    """Feature maps at 4 << stage pixels: 512, 512, 256, 128, 64, 32 with base 2048, most 512."""
+    """Count feature maps at 4 << stage pixels: by default 512, 512, 256, 128, 64, 32."""
     return max(1, min(base >> (stage + 1), most))
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """x / sqrt(mean over channels of x^2 + 1e-8)."""
+    """Normalise: x / sqrt(mean over channels of x^2 + 1e-8)."""
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
 
 
 def half(x: Tensor) -> Tensor:
-    """Half the side, by the mean of 2 x 2 pixels."""
+    """Halve the side, by the mean of 2 x 2 pixels."""
     return F.avg_pool2d(x, 2)
 
 
 def double(x: Tensor) -> Tensor:
-    """Twice the side, by nearest neighbours."""
+    """Double the side, by nearest neighbours."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def fade(images: Tensor, stage: int, blend: float) -> Tensor:
-    """Full-size real images (B, C, H, W) as generator and discriminator see them at a stage.
+    """Scale full-size real images (B, C, H, W) to what the networks see at a stage.
 
-    Averaged down to 4 << stage pixels, then blended with their own next smaller version as the
-    generator's are: lerp(double(half(x)), x, blend).
+    Averages down to 4 << stage pixels, then blends with the next smaller version, as the generator
+    does: lerp(double(half(x)), x, blend).
     """
     x = F.avg_pool2d(images, images.shape[-1] // (SMALLEST << stage))
     return x if blend >= 1 or stage == 0 else torch.lerp(double(half(x)), x, blend)
@@ -75,14 +75,14 @@ def activate(x: Tensor) -> Tensor:
 class GeneratorBlock(nn.Module):
     """Two 3x3 convolutions, each of its normalised input; the first one after doubling the side.
 
-    The first block makes 4 x 4 pixels of one, by a 4 x 4 convolution.
+    The first block makes 4 x 4 pixels from one, by a 4 x 4 convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, first: bool) -> None:
         super().__init__()
         self.first = first
         kernel, padding = (4, 3) if first else (3, 1)
-        # Karras' first layer has its fan-in without the kernel and a gain of sqrt(2) / 4: the same
+        # the same as Karras' first layer, whose fan-in leaves out the kernel, at gain sqrt(2) / 4
         self.conv1 = EqualisedConv(inputs, outputs, kernel, padding)
         self.conv2 = EqualisedConv(outputs, outputs, 3, 1)
 
@@ -97,11 +97,11 @@ class Generator(nn.Module):
 
     Args:
         image_size: final H = W, a power of two from 8.
-        latent_dim: length of z, which is normalised first: its length does not matter.
+        latent_dim: entries of z. It is normalised first, so that its norm does not matter.
         base, most: of `channels_at`.
         channels: of the image.
-        growing: also has the RGB layers of the smaller sizes, which training by stages needs. The
-            published count is without them.
+        growing: also make the RGB layers of the smaller sizes, which training by stages needs. The
+            published count leaves them out.
 
     Raises:
         ValueError: `image_size` is not a power of two from 8.
@@ -134,7 +134,7 @@ class Generator(nn.Module):
         )
 
     def forward(self, z: Tensor, stage: int | None = None, blend: float = 1.0) -> Tensor:
-        """Images of 4 << stage pixels; see the head of this file."""
+        """Generate images of 4 << stage pixels; see the head of this file."""
         stage = self.final_stage if stage is None else stage
         x = before = z[:, :, None, None]
         for block in self.blocks[: stage + 1]:
@@ -148,13 +148,13 @@ class Generator(nn.Module):
         return self.to_rgb[str(stage)](pixel_norm(features))
 
     def at(self, stage: int, blend: float) -> nn.Module:
-        """The generator as it is at a stage, its images enlarged to the final size."""
+        """Return the generator as it is at a stage, with its images enlarged to the final size."""
         done = stage == self.final_stage and blend == 1
         return self if done else Unfinished(self, stage, blend)
 
 
 class Unfinished(nn.Module):
-    """A generator that is still growing, as one of full-size images."""
+    """A generator that is still growing, made one of full-size images."""
 
     def __init__(self, generator: Generator, stage: int, blend: float) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class Unfinished(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Two 3x3 convolutions, then half the side."""
+    """Two 3x3 convolutions, and the side halved."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class Discriminator(nn.Module):
         self.score = EqualisedConv(channels_at(0, base, most), 1, 1, gain=1.0)
 
     def forward(self, x: Tensor, stage: int | None = None, blend: float = 1.0) -> Tensor:
-        """Scores at a stage; see the head of this file."""
+        """Score images at a stage; see the head of this file."""
         stage = self.final_stage if stage is None else stage
         features = activate(self.from_rgb[stage](x))
         for level in range(stage, 0, -1):
@@ -226,7 +226,7 @@ class Discriminator(nn.Module):
 
 
 def append_deviation(x: Tensor) -> Tensor:
-    """x (B, C, h, w) and a map of the standard deviation over each image's group, averaged.
+    """Append to x (B, C, h, w) a map of the standard deviation over each image's group, averaged.
 
     Groups hold 4 images, or what divides the batch; image i is in group i modulo their number.
     """
@@ -243,9 +243,9 @@ class Growth:
 
     Args:
         stabilise_images: length of training at a size before the next one fades in.
-        fade_images: over which it does.
-        minibatch: images per device and step by size in pixels; sizes that are not named take the
-            loader's whole batch.
+        fade_images: how many it takes to fade in.
+        minibatch: images per device and step by size in pixels; a size that it does not name takes
+            the loader's whole batch.
 
     Raises:
         ValueError: a length or a minibatch is not positive.
@@ -265,7 +265,7 @@ class Growth:
                 raise ValueError(f"growth: {name} must be at least 1 image, got {count}")
 
     def at(self, images_seen: int, final_stage: int) -> tuple[int, float]:
-        """(stage, blend): 4 << stage pixels, blended in so far."""
+        """Return (stage, blend): 4 << stage pixels, blended in so far."""
         stage, within = divmod(images_seen, self.stabilise_images + self.fade_images)
         if stage >= final_stage:
             return final_stage, 1.0

@@ -32,7 +32,7 @@ class Coupling(nn.Module):
         return (z - shift) * (-log_scale).exp()
 
     def log_scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Each (B, n), 0 on the mask; |log_scale| < max_log_scale."""
+        """Compute both, (B, n), 0 on the mask; |log_scale| < max_log_scale."""
         raw, shift = self.net(self.mask * x).chunk(2, dim=1)
         off = 1 - self.mask
         return off * self.max_log_scale * torch.tanh(raw), off * shift
@@ -48,7 +48,7 @@ class RealNVP(nn.Module):
         max_log_scale: each scale lies between exp(-max_log_scale) and exp(max_log_scale).
 
     Raises:
-        ValueError: sizes below 1, n below 2, or a bound that is not positive.
+        ValueError: a size is below 1, n below 2, or the bound not positive.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """A small GAN that trains in a minute: resize-convolutions (Odena, Dumoulin & Olah 2016).
 
 The generator doubles its feature maps by nearest neighbours and convolves them, at one width
-throughout; the discriminator strides. It is not DCGAN, which needs hours; see `networks.dcgan`.
+throughout; the discriminator strides. DCGAN is another network, and needs hours: see
+`networks.dcgan`.
 """
 
 from torch import Tensor, nn

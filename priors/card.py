@@ -30,7 +30,7 @@ def model_card(
     licence: str,
     hardware: str,
 ) -> str:
-    """The card of an export called `name`: what prior.json says, and what its maker states."""
+    """Write the card of an export called `name`: what prior.json says and what its maker states."""
     kind = {"flow": "An invertible prior", "gan": "A GAN prior"}[record["kind"]]
     project = record["project"].split()[0]
     channels, height, width = record["image_shape"]
@@ -95,7 +95,7 @@ with this config.yaml{where}:
 
 
 def bits_per_dimension(record: dict[str, Any]) -> str:
-    """Of the held-out sets, or that it is not known; a GAN has no likelihood."""
+    """State bits per dimension by held-out set, or why there are none."""
     if record["kind"] == "gan":
         return "none: a GAN has no likelihood"
     if not record["bits_per_dim"]:
@@ -105,7 +105,7 @@ def bits_per_dimension(record: dict[str, Any]) -> str:
 
 
 def training_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a run's config makes the prior what it is; no path of its maker's."""
+    """Pick what makes the prior what it is from a run's config; no path on its maker's machine."""
     trainer = ("devices", "num_nodes", "precision", "accumulate_grad_batches")
     data = config["data"]
     arguments = {key: value for key, value in data["init_args"].items() if key != "root"}
@@ -122,5 +122,5 @@ def as_yaml(tree: dict[str, Any]) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that stays within its cell of a table."""
+    """Keep text within its cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")

@@ -10,14 +10,13 @@ import torch
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The checkpoint, its tensors on the CPU, mapped from the file where the file system can.
+    """Read a checkpoint onto the CPU, its tensors mapped from the file if the file system can.
 
-    Every byte is checked against the checksums in the file: a flipped bit in a weight would
-    otherwise be trained on.
+    Checks every byte against the checksums in the file: training would go on from a flipped bit.
 
     Raises:
-        OSError: the file cannot be read: it is missing, or not ours to read, say.
-        ValueError: what was read is damaged or no checkpoint of train.py.
+        OSError: the file is missing, or cannot be read.
+        ValueError: the file is damaged, or no checkpoint of train.py.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,7 +1,7 @@
 """Export a trained prior: python -m priors.export runs/NAME OUT
 
 OUT is a folder with the weights (safetensors), what they are (prior.json) and a model card.
-`load_prior(OUT)` reads it; see docs/training.md.
+`load_prior(OUT)` reads it; see docs/export.md.
 """
 
 import argparse
@@ -38,10 +38,10 @@ from priors.prior import FlowPrior, GanPrior
 from priors.run import TrainedRun, load_run, trained_key
 
 TEMPERATURES = {"flow": 0.7, "gan": 1.0}  # of the sample's latent
-COMPARED = 4  # images that half precision is compared on
+COMPARED = 4  # images that test half precision
 # Largest root mean square error of an image that half precision may make, of values from 0 to 1:
 DECODING_ERROR = 1e-2  # a PSNR of 40 dB
-INVERSION_ERROR = 1e-3  # 60 dB: what encoding and decoding must keep of an image
+INVERSION_ERROR = 1e-3  # 60 dB, for encoding and then decoding an image
 
 
 def export_prior(
@@ -52,21 +52,21 @@ def export_prior(
     licence: str = "not stated",
     hardware: str = "not stated",
 ) -> dict[str, Any]:
-    """Write the prior of a run to the folder `out`; returns what its prior.json says.
+    """Write the prior of a run to the folder `out`, and return what its prior.json says.
 
-    The folder appears whole or not at all, and has been read back before it does.
+    The folder appears whole or not at all, and only after it has been read back.
 
     Args:
-        checkpoint: a run of train.py (its last checkpoint is taken) or a checkpoint of one.
-        out: folder to make. An export that is there is replaced.
+        checkpoint: a run of train.py (its last checkpoint counts) or a checkpoint of one.
+        out: folder to make; replaces an export that is there.
         half: store weights in float16, half the size.
-        data, licence, hardware: for the model card: what it was trained on, under which licence
-            the weights may be used, on what it was trained.
+        data, licence, hardware: for the model card: the training data, the licence of the weights,
+            and the machine that trained them.
 
     Raises:
         FileNotFoundError: no such run or checkpoint.
-        FileExistsError: `out` holds something else than an export.
-        ValueError: a generator is still growing, a network is not of `networks/`, half precision
+        FileExistsError: `out` holds something other than an export.
+        ValueError: a generator is still growing, a network is not in `networks/`, half precision
             changes the prior by more than `DECODING_ERROR` or `INVERSION_ERROR`, or samples are
             not finite.
     """
@@ -96,7 +96,7 @@ def export_prior(
 
 
 def describe(run: TrainedRun) -> dict[str, Any]:
-    """What prior.json says of a run's network, but for its weights."""
+    """Describe a run's network as prior.json does, but for its weights."""
     arguments = run.config["model"]["init_args"]
     named = arguments[trained_key(run.config)]
     if type(run.network) is not network_class(named["class_path"]):
@@ -122,7 +122,7 @@ def describe(run: TrainedRun) -> dict[str, Any]:
 
 
 def validation_bits(path: Path, images_seen: int) -> dict[str, float]:
-    """Bits per dimension by held-out set when so many images had been seen; {} if not known."""
+    """Read bits per dimension by held-out set at that number of images seen; {} if not known."""
     bits: dict[str, float] = {}
     lines = whole_lines(path).splitlines() if path.exists() else []
     for line in map(json.loads, lines):
@@ -139,10 +139,10 @@ def project_version() -> str:
 
 
 def describe_sample(prior: FlowPrior | GanPrior, temperature: float) -> dict[str, Any]:
-    """A sample that tells whether a prior read elsewhere is this one; see `require_same_sample`."""
+    """Record a sample by which another machine can recognise the prior (`require_same_sample`)."""
     image = decode_samples(prior, temperature)
     if not image.isfinite().all():
-        raise ValueError("the prior is not exported: its samples are not finite")
+        raise ValueError("cannot export this prior: its samples are not finite")
     return {
         "sample_temperature": temperature,
         "sample_tolerance": SAMPLE_TOLERANCE,
@@ -155,7 +155,7 @@ def describe_sample(prior: FlowPrior | GanPrior, temperature: float) -> dict[str
 
 
 def halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Floats in float16; counts and flags as they are."""
+    """Round floats to float16; leave counts and flags as they are."""
     half = {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
     for name, tensor in half.items():
         if not tensor.isfinite().all():
@@ -170,8 +170,8 @@ def halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def require_close(exact: FlowPrior | GanPrior, half: FlowPrior | GanPrior) -> None:
     """Raise ValueError, with the worst image's error, if half precision changes the prior.
 
-    Errors are root mean squares over an image, what a PSNR is made of: by that much an image in a
-    GAN's range moves out of reach. A flow reaches every image still, if it inverts as well.
+    Errors are root mean squares over an image, as in a PSNR: by that much an image in a GAN's range
+    moves out of reach. A flow still reaches every image if it inverts as well as before.
     """
     temperature = TEMPERATURES["flow" if isinstance(exact, FlowPrior) else "gan"]
     images = decode_samples(exact, temperature, COMPARED)
@@ -206,7 +206,7 @@ def require_replaceable(out: Path) -> None:
 
 
 def write(out: Path, content: bytes, record: dict[str, Any], card: str) -> None:
-    """Write the folder beside its place, read it back, and move it there."""
+    """Write the folder next to its place, read it back, and move it there."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
         new = Path(beside) / out.name
@@ -228,21 +228,21 @@ def write(out: Path, content: bytes, record: dict[str, Any], card: str) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    about = "Writes a trained prior to a folder that load_prior reads: see docs/training.md."
+    about = "Writes a trained prior to a folder that load_prior reads: see docs/export.md."
     parser = argparse.ArgumentParser("python -m priors.export", description=about)
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="runs/NAME, or a checkpoint file in it")
-    add("out", type=Path, metavar="OUT", help="folder to make; an export there is replaced")
-    add("--half", action="store_true", help="float16 weights; refused if that changes the prior")
+    add("out", type=Path, metavar="OUT", help="folder to make; replaces an export that is there")
+    add("--half", action="store_true", help="float16 weights; refuses if that changes the prior")
     stated: dict[str, Any] = {"metavar": "TEXT", "default": "not stated"}
-    add("--data", **stated, help="for the model card: what it was trained on")
-    add("--licence", **stated, help="for the model card: of the weights, and of the data")
-    add("--hardware", **stated, help="for the model card: what it was trained on, how long")
+    add("--data", **stated, help="for the model card: the training data")
+    add("--licence", **stated, help="for the model card: of the weights and the data")
+    add("--hardware", **stated, help="for the model card: the machine, and how long it trained")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 an error that the message explains."""
+    """Export; return 0, or 2 after an error that the message explains."""
     args = parse(argv)
     try:
         record = export_prior(**vars(args))

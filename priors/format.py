@@ -1,7 +1,7 @@
-"""What an exported prior is on disk, and reading one: weights.safetensors, prior.json, README.md.
+"""The format of an exported prior, and how to read one: weights.safetensors, prior.json, README.md.
 
-No pickle is read and no class is named but those of `networks/`, so that an export of unknown
-origin runs no code of its own.
+Reading uses no pickle and no class from outside `networks/`, so an export of unknown origin runs no
+code of its own.
 """
 
 import json
@@ -23,11 +23,11 @@ from core.seeds import normal, seed_from
 from priors.prior import FlowPrior, GanPrior, flow_prior, gan_prior
 from priors.weights import first_difference
 
-FORMAT = 1  # of prior.json; raised when an older version could no longer read it
+FORMAT = 1  # of prior.json; raise it when an older version could no longer read the file
 WEIGHTS, RECORD, CARD = "weights.safetensors", "prior.json", "README.md"
-SAMPLE_SIDE = 8  # pixels a side that the sample is averaged down to
+SAMPLE_SIDE = 8  # pixels a side of the averaged sample
 SAMPLE_TOLERANCE = 1e-3  # of its values, from 0 to 1: kernels of other machines round differently
-FIELDS: dict[str, type] = {  # of prior.json that reading needs
+FIELDS: dict[str, type] = {  # what reading needs in prior.json
     "kind": str,
     "class_path": str,
     "init_args": dict,
@@ -43,13 +43,13 @@ FIELDS: dict[str, type] = {  # of prior.json that reading needs
 
 
 def read_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of an exported folder, on the CPU and checked there, and its record.
+    """Load the network of an export onto the CPU, check it there, and return it with its record.
 
-    Weights stored in half precision are used in float32; the fingerprint is of these.
+    Weights stored in half precision compute in float32, and the fingerprint is that of float32.
 
     Raises:
-        FileNotFoundError: naming the file that is missing.
-        ValueError: prior.json is damaged, of another format, or names no network of `networks/`;
+        FileNotFoundError: a file is missing; names it.
+        ValueError: prior.json is damaged, of another format, or names no network in `networks/`;
             the weights are damaged, not those it describes, or of another architecture; or the
             prior does not decode the sample's latent to the sample.
     """
@@ -64,7 +64,7 @@ def read_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """prior.json, of this format, with all that reading needs."""
+    """Read prior.json; raise unless it has this format and all that loading needs."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing")
     try:
@@ -82,7 +82,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path, expected: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file of this sha256; bytes checked are bytes used."""
+    """Read the tensors of a safetensors file with this sha256, from the very bytes it checked."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing")
     content = path.read_bytes()
@@ -103,7 +103,7 @@ def read_weights(path: Path, expected: str) -> dict[str, Tensor]:
 
 
 def build_exported(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The network of a record with weights by name, in float32."""
+    """Build the network of a record with weights by name, in float32."""
     network = build_network(network_class(record["class_path"]), record)
     if not hasattr(network, "latent_dim") or kind_of(network) != record["kind"]:
         raise ValueError(f"{record['class_path']} makes no prior of the kind {record['kind']!r}")
@@ -125,9 +125,9 @@ def build_exported(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
 
 def build_network(cls: type[nn.Module], named: Mapping[str, Any]) -> nn.Module:
-    """An untrained network of the `init_args` named with its class; dataclasses are their fields.
+    """Build an untrained network from its class and `init_args`; dataclasses come as their fields.
 
-    Raises ValueError, whatever these make the class raise.
+    Raises ValueError for whatever these make the class raise.
     """
     try:
         hints = get_type_hints(cls.__init__)
@@ -137,14 +137,14 @@ def build_network(cls: type[nn.Module], named: Mapping[str, Any]) -> nn.Module:
                 for name, value in (named.get("init_args") or {}).items()
             }
         )
-    except Exception as error:  # whatever values from a file make it raise
+    except Exception as error:  # values from a file may make it raise anything
         raise ValueError(
             f"{named['class_path']} cannot be built from its init_args: {error}"
         ) from error
 
 
 def network_class(class_path: str) -> type[nn.Module]:
-    """A class defined in a file of `networks/`. Raises ValueError for any other, importing none."""
+    """Find a class that a file of `networks/` defines. Raises ValueError for others, unimported."""
     named = re.fullmatch(r"(networks\.[a-z][a-z0-9_]*)\.([A-Z][A-Za-z0-9]*)", class_path)
     try:
         found = getattr(import_module(named[1]), named[2], None) if named else None
@@ -169,7 +169,7 @@ def kind_of(network: nn.Module) -> str:
 def make_prior(
     network: nn.Module, images_seen: int, weights: str | None = None
 ) -> FlowPrior | GanPrior:
-    """The frozen prior of a network, flow or generator; `weights` as in `gan_prior`."""
+    """Make the frozen prior of a network, flow or generator; `weights` as in `gan_prior`."""
     if kind_of(network) == "flow":
         return flow_prior(network, images_seen)
     return gan_prior(network, images_seen, weights)
@@ -180,21 +180,21 @@ def make_prior(
 
 @torch.no_grad()
 def decode_samples(prior: FlowPrior | GanPrior, temperature: float, count: int = 1) -> Tensor:
-    """(count, C, H, W) of a prior on the CPU, from latents that never change."""
+    """Decode (count, C, H, W) on the CPU, from latents that never change."""
     seeds = [seed_from("exported sample", index) for index in range(count)]
     return prior.decode(temperature * normal(seeds, (prior.latent_dim,)))
 
 
 def pooled(image: Tensor) -> Tensor:
-    """The image (1, C, H, W), clamped and averaged to 8 x 8 pixels: (C * 64,)."""
+    """Clamp an image (1, C, H, W) and average it to 8 x 8 pixels: (C * 64,)."""
     return F.adaptive_avg_pool2d(image.clamp(0, 1), SAMPLE_SIDE).flatten()
 
 
 def require_same_sample(prior: FlowPrior | GanPrior, record: Mapping[str, Any]) -> None:
     """Raise ValueError if the sample is not the record's.
 
-    Kernels round differently on other machines, so that averages are compared with a tolerance;
-    the record's exact hash of the sample is to look at only.
+    Kernels round differently on other machines, so averages are compared with a tolerance; the
+    record's exact hash of the sample is for people to compare.
     """
     ours = pooled(decode_samples(prior, record["sample_temperature"]))
     theirs = torch.tensor(record["sample"])

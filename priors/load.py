@@ -13,7 +13,7 @@ from priors.run import load_run
 
 
 class TrainedNetwork(NamedTuple):
-    """The network of a prior on the CPU, and what it was trained on."""
+    """The network of a prior on the CPU, and its training."""
 
     network: nn.Module
     images_seen: int
@@ -22,18 +22,19 @@ class TrainedNetwork(NamedTuple):
 
 
 def load_prior(path: str | Path, device: str | torch.device = "cpu") -> FlowPrior | GanPrior:
-    """The prior, frozen, on `device`; its `images_seen` says how long its run trained it.
+    """Load a prior, frozen, onto `device`; its `images_seen` says how long its run trained it.
+
+    Convolutions of this process run in full float32 from then on, without TF32.
 
     Args:
-        path: a run of `train.py` (its last checkpoint is taken), a checkpoint of a run
+        path: a run of `train.py` (its last checkpoint counts), a checkpoint of a run
             (`runs/NAME/checkpoints/best.ckpt`), or a folder made by `priors.export`.
-            A run names the class of its network: load only runs you trust. Of an export, no code
-            is run but that of `networks/`.
-        device: of the prior and the latents and measurements it is used with. Convolutions of
-            this process are in full float32 from then on, without TF32.
+            A run names the class of its network: load only runs you trust. An export runs no code
+            but that of `networks/`.
+        device: of the prior, and so of the latents and measurements you use it with.
 
     Raises:
-        OSError: a file is missing or cannot be read, with its name.
+        OSError: a file is missing or cannot be read; names it.
         ValueError: a file is damaged, or does not fit the others; see `read_network`.
     """
     require_full_precision()
@@ -43,7 +44,7 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> FlowPrio
 
 
 def load_network(path: str | Path) -> TrainedNetwork:
-    """The network behind `load_prior(path)`, on the CPU, with its errors."""
+    """Load the network behind `load_prior(path)` onto the CPU; raises the same errors."""
     path = Path(path).expanduser()
     if (path / RECORD).exists() or (path / WEIGHTS).exists():
         network, record = read_network(path)

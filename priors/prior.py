@@ -13,13 +13,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from core.seeds import normal, seed_from
 from priors.weights import fingerprint
 
-CALIBRATION_LATENTS = 512  # that set BatchNorm's statistics in a GAN's prior
+CALIBRATION_LATENTS = 512  # they set BatchNorm's statistics in a GAN's prior
 
 
 class Prior(Protocol):
     """A generator of images in [0, 1] from flat latents (B, n).
 
-    `name` and `fingerprint` tell in the results which network it was.
+    `name` and `fingerprint` identify the network in the results.
     """
 
     name: str
@@ -66,20 +66,20 @@ class FlowPrior:
         self.image_shape = network.image_shape
 
     def decode(self, latent: Tensor) -> Tensor:
-        """latent (B, n) -> image (B, C, H, W), nominally in [0, 1], not clamped."""
+        """Map latents (B, n) to images (B, C, H, W), nominally in [0, 1], not clamped."""
         return self.network.inverse(latent) + 0.5
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """image (B, C, H, W) in [0, 1] -> latent (B, n), log-likelihood (B,) in nats."""
+        """Map images (B, C, H, W) in [0, 1] to latents (B, n) and log-likelihoods (B,) in nats."""
         latent, log_det = self.network.forward(image - 0.5)
         return latent, standard_normal_log_prob(latent) + log_det
 
     def double(self) -> "FlowPrior":
-        """The same prior in float64."""
+        """Return the same prior in float64."""
         return FlowPrior(self.network.to(torch.float64), self.name, self.fingerprint)
 
     def initial_latent(self, seeds: list[int], std: float) -> Tensor:
-        """(B, n) on the CPU, N(0, std^2), row i from the i-th seed. std 0 is the paper's start."""
+        """Draw (B, n) from N(0, std^2) on the CPU, row i by the i-th seed; the paper's std is 0."""
         return _gaussian(seeds, self.latent_dim, std)
 
 
@@ -105,19 +105,19 @@ class GanPrior:
         self.image_shape: tuple[int, int, int] = network.image_shape  # type: ignore[assignment]
 
     def decode(self, latent: Tensor) -> Tensor:
-        """latent (B, n) -> image (B, C, H, W), nominally in [0, 1], not clamped."""
+        """Map latents (B, n) to images (B, C, H, W), nominally in [0, 1], not clamped."""
         return self.network(latent) / 2 + 0.5
 
     def initial_latent(self, seeds: list[int], std: float) -> Tensor:
-        """(B, n) on the CPU, N(0, std^2), row i from the i-th seed."""
+        """Draw (B, n) from N(0, std^2) on the CPU, row i by the i-th seed."""
         return _gaussian(seeds, self.latent_dim, std)
 
     def weights(self) -> dict[str, Tensor]:
-        """The trained weights by name, as image-adaptive recovery starts from them."""
+        """Return the trained weights by name; image-adaptive recovery starts from them."""
         return dict(self.network.named_parameters())
 
     def decode_with(self, weights: Mapping[str, Tensor], latent: Tensor) -> Tensor:
-        """latent (B, n) -> image (B, C, H, W), each through its own weights (B, ...)."""
+        """Map latents (B, n) to images (B, C, H, W), each through its own weights (B, ...)."""
         buffers = dict(self.network.named_buffers())
 
         def one(weights: Mapping[str, Tensor], latent: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class GanPrior:
 
 
 def decode_in_parts(prior: Prior, latents: Tensor, size: int = 64) -> Tensor:
-    """Images (B, C, H, W) clamped to [0, 1] of latents (B, n), `size` at a time to bound memory."""
+    """Decode latents (B, n), clamped to [0, 1], `size` at a time to bound memory."""
     return torch.cat([prior.decode(part).clamp(0, 1) for part in latents.split(size)])
 
 
@@ -139,7 +139,7 @@ def _gaussian(seeds: list[int], length: int, std: float) -> Tensor:
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """log N(z; 0, I) per row of z (B, n), in nats."""
+    """Compute log N(z; 0, I) per row of z (B, n), in nats."""
     return -0.5 * (z.square().sum(dim=1) + z.shape[1] * math.log(2 * math.pi))
 
 
@@ -147,17 +147,17 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
 
 
 def flow_prior(network: nn.Module, images_seen: int) -> FlowPrior:
-    """A frozen snapshot of a flow that has been trained on so many images."""
+    """Take a frozen snapshot of a flow that has seen `images_seen` images in training."""
     name = type(network).__name__.lower()
     frozen = network.frozen()  # type: ignore[operator]
     return FlowPrior(frozen, name, fingerprint(network.state_dict()), images_seen)
 
 
 def gan_prior(network: nn.Module, images_seen: int, weights: str | None = None) -> GanPrior:
-    """The prior of a generator that has been trained on so many images; freezes it.
+    """Freeze a generator that has seen `images_seen` images in training, and wrap it as a prior.
 
-    Its fingerprint is `weights`, by default that of its parameters alone: statistics of BatchNorm
-    that are computed from them round differently on every machine.
+    `weights` is its fingerprint, by default that of its parameters alone: BatchNorm's statistics,
+    computed from them, round differently on every machine.
     """
     name = type(network).__module__.rsplit(".", 1)[-1].replace("_", "-")
     if weights is None:
@@ -166,11 +166,11 @@ def gan_prior(network: nn.Module, images_seen: int, weights: str | None = None) 
 
 
 def generator_of_prior(generator: nn.Module, stage: tuple[int, float] | tuple[()]) -> nn.Module:
-    """A copy of a trained generator, for recovery.
+    """Copy a trained generator for recovery.
 
-    BatchNorm's statistics are those of fixed latents: running ones lag behind the weights and
-    differ between ranks. While it grows, its images are those of `stage` (see `networks.pggan`),
-    enlarged.
+    BatchNorm's statistics come from fixed latents: running ones lag behind the weights and differ
+    between ranks. While the generator grows, the copy enlarges the images of `stage` (see
+    `networks.pggan`).
     """
     network = copy.deepcopy(generator)
     device = next(network.parameters()).device

@@ -14,7 +14,7 @@ from priors.format import build_network
 from priors.prior import generator_of_prior
 from priors.weights import require_same_architecture
 
-NETWORKS = ("network", "generator")  # what a run's config calls the network of its prior
+NETWORKS = ("network", "generator")  # what a run's config may call the network of its prior
 
 
 class TrainedRun(NamedTuple):
@@ -28,9 +28,9 @@ class TrainedRun(NamedTuple):
 
 
 def load_run(path: Path) -> TrainedRun:
-    """A run, or one of its checkpoints, on the CPU.
+    """Load a run, or one of its checkpoints, onto the CPU.
 
-    The weights are the moving average where there is one. Raises as `load_prior` does.
+    The weights are the moving average where there is one. Raises what `load_prior` raises.
     """
     checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     directory = checkpoint.parent.parent
@@ -64,15 +64,15 @@ def load_run(path: Path) -> TrainedRun:
 
 
 def trained_key(config: Mapping[str, Any]) -> str:
-    """What a run's config calls the network of its prior. Raises ValueError if it has none."""
+    """Find what a run's config calls the network of its prior. Raises ValueError if it has none."""
     for key in NETWORKS:
         if key in config["model"]["init_args"]:
             return key
-    raise ValueError(f"model names no {' or '.join(NETWORKS)}, so that it has no prior")
+    raise ValueError(f"model names no {' or '.join(NETWORKS)}, so it has no prior")
 
 
 def named_class(class_path: str) -> type[nn.Module]:
-    """Any network by its import path: a run's config is its owner's. Raises ValueError."""
+    """Find any network by its import path, since you trust your runs. Raises ValueError."""
     module, _, name = class_path.rpartition(".")
     try:
         found = getattr(import_module(module), name)

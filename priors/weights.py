@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """A short hash of named tensors' values, e.g. of a state dict."""
+    """Hash the values of named tensors, such as a state dict, to 12 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=6)
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -29,7 +29,7 @@ def require_same_architecture(ours: Mapping[str, Tensor], theirs: Mapping[str, T
 def first_difference(
     ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
 ) -> tuple[str, tuple[int, ...] | str, tuple[int, ...] | str] | None:
-    """(name, our shape, their shape) of the first tensor whose shapes differ, or None.
+    """Find the first tensor whose shapes differ: (name, our shape, their shape), or None.
 
     The shape of a tensor that one side lacks is "absent".
     """

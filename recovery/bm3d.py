@@ -1,4 +1,4 @@
-"""BM3D (Dabov, Foi, Katkovnik & Egiazarian 2007), in colour, by deepinv's own implementation."""
+"""BM3D (Dabov, Foi, Katkovnik & Egiazarian 2007), in colour, with deepinv's own implementation."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from recovery.methods import PriorFree, Progress, Recovery, Status, residual_nor
 from recovery.operators import Operator
 from recovery.physics import require_deepinv
 
-# An orthonormal basis of colours: brightness, by which patches are matched, and two opponents.
-# Orthonormal, so that white noise stays white and of the same sigma.
+# A basis of colours: brightness, by which BM3D matches patches, and two opponents. Orthonormal, so
+# that white noise stays white and keeps its sigma.
 OPPONENT = torch.tensor(
     [
         [1 / math.sqrt(3)] * 3,
@@ -22,17 +22,17 @@ OPPONENT = torch.tensor(
 
 
 class BM3D(PriorFree):
-    """Denoises images of known sigma: groups of alike patches, thresholded, then Wiener filtered.
+    """Denoises images of known sigma: groups alike patches, thresholds them, then Wiener filters.
 
-    `deepinv.models.BM3D(use_legacy=False)` of the image in opponent colours, with DCTs throughout:
-    its wavelets need ptwt, which is under the EUPL, its `use_legacy` the package bm3d, which is not
-    for commercial use. Needs deepinv (`pip install deepinv`).
+    Applies `deepinv.models.BM3D(use_legacy=False)` to the image in opponent colours, with DCTs
+    throughout: its wavelets need ptwt, which is under the EUPL, and its `use_legacy` the package
+    bm3d, which is not for commercial use. Needs deepinv (`pip install deepinv`).
 
     Status: `converged`, or `diverged` where the result is not finite.
 
     Args:
         patch_size: side of a patch in pixels.
-        stride: pixels between the patches to which others are matched.
+        stride: pixels between the patches for which it looks for others.
     """
 
     def __init__(self, patch_size: int = 6, stride: int = 2) -> None:
@@ -45,7 +45,7 @@ class BM3D(PriorFree):
         if not operator.denoises or not operator.sigma > 0:
             raise ValueError(
                 "BM3D removes noise of known sigma from a whole image, and "
-                f"{operator.label} is another problem: leave it out of this method's"
+                f"{operator.label} is another problem: recover it by other methods"
             )
         if min(operator.image_shape[1:]) < self.patch_size:
             raise ValueError(

@@ -26,12 +26,12 @@ class Csgm(PriorBased):
 
         ||A(G(z)) - y||^2 + gamma ||z||^2
 
-    by Adam, and keeps the restart with the least residual ||A(G(z)) - y||. Of each restart, the
-    latent with the least objective counts: Adam's last may not be it.
+    by Adam, and keeps the restart with the least residual ||A(G(z)) - y||. Of each restart it takes
+    the latent with the least objective, which Adam's last may not be.
 
     The defaults are those of Bora et al.; `iagan_stage_1` and `generator_surgery` are others'.
 
-    Status: `converged` if the objective of the restart kept fell by less than a thousandth over
+    Status: `converged` if the objective of the restart it keeps fell by less than a thousandth over
     the last tenth of the steps, `diverged` if no restart ever had a finite objective.
 
     Args:
@@ -41,13 +41,13 @@ class Csgm(PriorBased):
         learning_rate: Adam's.
         restarts: random starts per image, searched at once.
         start_std: standard deviation of the starts.
-        start_limit: entries of the starts are clamped to at most this size; None for any.
+        start_limit: clamps the entries of the starts to at most this size; None for no limit.
         seed: of the starts.
         batch_size: latents (images times restarts) searched at once; bounds memory, changes no
             result.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: an option is out of range; names it.
     """
 
     batch_size: int
@@ -93,7 +93,7 @@ class Csgm(PriorBased):
         return self._search(y, self._starts(seeds).to(y), operator, progress)
 
     def _starts(self, seeds: Sequence[int]) -> Tensor:
-        """(B restarts, n), an image's restarts side by side."""
+        """Draw the starts (B restarts, n), an image's restarts side by side."""
         mixed = [
             seed_from("start", self.seed, seed, restart)
             for seed in seeds
@@ -128,7 +128,7 @@ class Csgm(PriorBased):
     def _choose(
         self, y: Tensor, operator: Operator, best: Tensor, value: Tensor, settled: Tensor
     ) -> Recovery:
-        """The restart of least residual, per image."""
+        """Choose the restart of least residual, per image."""
         with torch.no_grad():
             images = self.prior.decode(best)
         targets = y.repeat_interleave(self.restarts, dim=0)
@@ -155,10 +155,10 @@ class Csgm(PriorBased):
 
 
 def iagan_stage_1(prior: Prior, gamma: float = 0.0) -> Csgm:
-    """The search of Abu Hussein, Tirer & Giryes (2020): 1800 steps from each of 5 starts."""
+    """Search as Abu Hussein, Tirer & Giryes (2020): 1800 steps from each of 5 starts."""
     return Csgm(prior, gamma, steps=1800, restarts=5)
 
 
 def generator_surgery(prior: Prior, gamma: float = 0.0) -> Csgm:
-    """DCGAN's search of Smedemark-Margulies et al. (2020): 1600 steps from 3 clamped starts."""
+    """Search as Smedemark-Margulies et al. (2020) with DCGAN: 1600 steps from 3 clamped starts."""
     return Csgm(prior, gamma, steps=1600, restarts=3, start_limit=1.0)

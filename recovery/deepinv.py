@@ -1,4 +1,4 @@
-"""deepinv's reconstructors as methods. deepinv is optional, and imported only where it is named."""
+"""deepinv's reconstructors as methods. deepinv is optional: only what names it imports it."""
 
 import copy
 from collections.abc import Sequence
@@ -17,14 +17,17 @@ from recovery.methods import (
     residual_norm,
 )
 from recovery.operators import Operator
-from recovery.physics import Deepinv, as_physics, require_deepinv
+from recovery.physics import Deepinv, PerChannel, Physics, as_physics, require_deepinv
+
+# Configs and programs named these here before they had a file of their own.
+__all__ = ["Deepinv", "PerChannel", "Physics", "Reconstructor", "TotalVariation"]
 
 
 class Reconstructor(PriorFree):
     """A deepinv reconstructor as a method: whatever computes images as model(y, physics).
 
-    Every image is reconstructed on its own, with its own seed. Status: `diverged` if the image is
-    not finite, `budget` if an algorithm of deepinv says that it has not converged.
+    It reconstructs every image on its own, with its own seed. Status: `diverged` if the image is
+    not finite, `budget` if an algorithm of deepinv reports that it has not converged.
 
     Args:
         model: a description, or the module itself.
@@ -61,7 +64,7 @@ class Reconstructor(PriorFree):
         def one(image: slice) -> Recovery:
             with torch.random.fork_rng():
                 torch.manual_seed(seed_from("reconstructor", seeds[image.start]))
-                # a copy: some algorithms start from where the image before it ended
+                # a copy, because some algorithms start from where they ended with the last image
                 found = self._one(copy.deepcopy(model), y[image], physics, operator)
             if progress is not None:
                 progress(1, len(y) - image.stop)
@@ -91,11 +94,11 @@ class TotalVariation(PriorFree):
 
     Args:
         weight: of the total variation.
-        iterations: at most.
+        iterations: at most so many.
         tolerance: converged once an iteration changes the image by less than this, relatively.
 
     Raises:
-        ValueError: naming the option; when asked to serve an operator, deepinv is not installed.
+        ValueError: an option is out of range; names it. From `check`: deepinv is not installed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Adam on many separate problems at once, one per row, where a bad row spoils no other."""
+"""Adam on many separate problems at once, one per row, so that a bad row spoils no other."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ from recovery.methods import Progress
 
 # the rows' objective values (B,), with their graph
 Objective = Callable[[], Tensor]
-# called before each step with the values at which it is taken; may tell which rows (B,) are done
+# called before each step with the values where it starts; may return which rows (B,) are done
 Observer = Callable[[Tensor], Tensor | None]
 
 
@@ -26,12 +26,12 @@ def descend(
         objective: of the parameters as they are; row i must depend on row i of each alone.
         parameters: tensors (B, ...) that require gradients, changed in place, and learning rates.
         steps: how many; each evaluates the objective once.
-        observe: given the values (B,) of every step; rows it says are done stay where they are.
+        observe: takes the values (B,) of every step; the rows it returns as done stay in place.
         progress: see `recovery.methods.Progress`.
 
     Returns:
-        Which rows (B,) were finite throughout. The others stay where they were when they first
-        had no finite value or gradient.
+        Which rows (B,) were finite throughout. The others stay where they first had a value or
+        gradient that was not finite.
     """
     optimizer = torch.optim.Adam([{"params": list(group), "lr": lr} for group, lr in parameters])
     tensors = [tensor for group, _ in parameters for tensor in group]
@@ -45,7 +45,7 @@ def descend(
         told = observe(values.detach())
         done = done if told is None else done | told
         finite = finite & values.detach().isfinite()
-        for gradient in gradients:  # a sum says so without a mask of the gradient's size
+        for gradient in gradients:  # a sum shows it without a mask of the gradient's size
             finite = finite & gradient.flatten(1).sum(dim=1).isfinite()
         for tensor, gradient in zip(tensors, gradients, strict=True):
             tensor.grad = gradient
@@ -61,7 +61,7 @@ def descend(
 
 
 def _stop(optimizer: torch.optim.Adam, tensors: Sequence[Tensor], rows: Tensor) -> None:
-    """Without gradient and momentum Adam leaves a row where it is."""
+    """Clear the gradient and momentum of rows, so that Adam leaves them where they are."""
     for tensor in tensors:
         assert tensor.grad is not None
         tensor.grad[rows] = 0.0

@@ -1,4 +1,4 @@
-"""Searches that have seen the truth: not methods to compare, but what holds a search."""
+"""Searches that see the truth: not methods to compare, but tests of what holds a search back."""
 
 import copy
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from core.seeds import normal, seed_from
+from core.variants import SEES_THE_TRUTH
 from priors.prior import FlowPrior
 from recovery.latent_search import LatentSearch
 from recovery.linear import solve_normal
@@ -15,21 +16,19 @@ from recovery.methods import Progress, Recovery, in_parts, require_linear
 from recovery.operators import Operator
 from recovery.starts import require_encoder
 
-SEES_THE_TRUTH = "sees the truth"  # the variant of its rows, which no table compares
-
 
 @runtime_checkable
 class Diagnostic(Protocol):
-    """What is shown the true images before it recovers them."""
+    """A search that wants to see the true images before it recovers them."""
 
     def shown(self, truth: Tensor) -> Self:
-        """The same, having seen images (B, C, H, W)."""
+        """Return a copy that has seen the images (B, C, H, W)."""
 
 
 class NullSpaceSearch(LatentSearch):
-    """A search from the latent of the truth moved by `distance` where A does not see it.
+    """Searches from the truth, moved by `distance` in a direction that A does not see.
 
-    If it ends as far from the truth as it began, it was held by its start, not by y (paper, section
+    If the search ends as far from the truth as it began, its start held it, not y (paper, section
     6.2, Fig. 15).
 
     Args:
@@ -85,7 +84,7 @@ class NullSpaceSearch(LatentSearch):
         seeds: Sequence[int] | None = None,
         progress: Progress | None = None,
     ) -> Recovery:
-        """As `Method.recover`. Raises ValueError if the truth has not been shown."""
+        """Recover as `Method.recover` does. Raises ValueError if it has not seen the truth."""
         if self._truth is None:
             raise ValueError("this search starts from the truth, which it was not shown")
         truth, seeds = self._truth, range(len(y)) if seeds is None else seeds
@@ -98,13 +97,13 @@ class NullSpaceSearch(LatentSearch):
 
     @torch.no_grad()
     def starts(self, truth: Tensor, operator: Operator, seeds: Sequence[int]) -> Tensor:
-        """Latents (B, n); image i's direction comes from seeds[i]."""
+        """Make the first latents (B, n); image i's direction comes from seeds[i]."""
         mixed = [seed_from("start", self.seed, seed) for seed in seeds]
         drawn = normal(mixed, operator.image_shape).to(truth)
         u, _, solved = solve_normal(operator.A(drawn), operator, iterations=1000)
         unseen = drawn - operator.A_adjoint(u)  # drawn - A^+ A drawn
         length = unseen.flatten(1).norm(dim=1)
-        # where A sees everything, what is left is rounding: the start is then the truth itself
+        # where A sees everything only rounding is left, and the start is the truth itself
         hidden = solved & (length > 1e-3 * drawn.flatten(1).norm(dim=1))
         scale = torch.where(hidden, self.distance / length, 0.0)
         return self.prior.encode(truth + scale.view(-1, 1, 1, 1) * unseen)[0]

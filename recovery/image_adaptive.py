@@ -28,19 +28,18 @@ class ImageAdaptive(PriorBased):
 
         ||A(G_w(z)) - y||^2 + gamma ||z||^2,
 
-    from the trained weights, by Adam. The result is the last iterate, as published: stopping is
-    what keeps the noise out. Every image adapts its own copy of the weights, and the prior is not
-    changed.
+    from the trained weights, by Adam. The result is the last iterate, as published: stopping keeps
+    the noise out. Every image adapts its own copy of the weights; the prior does not change.
 
     `iagan` and `ia_dcgan` are the published settings.
 
-    Status: `diverged` if stage 1 was or an objective of stage 2 was not finite (the image is
+    Status: `diverged` if stage 1 diverged or an objective of stage 2 was not finite (the image is
     then stage 1's), else `budget`: stage 2 has no end of its own.
 
     Args:
-        prior: G, frozen; must be able to `decode_with` given weights, as `GanPrior`.
+        prior: G, frozen; needs `decode_with`, as `GanPrior` has.
         gamma: weight of the penalty, as in `LatentSearch`.
-        search: makes stage 1 of the prior and gamma.
+        search: makes stage 1 from the prior and gamma.
         steps: of stage 2, each one evaluation.
         latent_learning_rate, weight_learning_rate: Adam's, of stage 2.
         back_projection: add A^+ (y - A(x)) to the result, by conjugate gradients: right where
@@ -50,7 +49,7 @@ class ImageAdaptive(PriorBased):
 
     Raises:
         TypeError: the prior has no weights to adapt.
-        ValueError: naming the option.
+        ValueError: an option is out of range; names it.
     """
 
     batch_size: int
@@ -160,12 +159,12 @@ def _slice(recovery: Recovery, part: slice) -> Recovery:
 
 
 def iagan(prior: Prior, gamma: float = 0.0) -> ImageAdaptive:
-    """Abu Hussein et al.'s settings, for PGGAN: 300 steps, weights at 1e-3."""
+    """Adapt as Abu Hussein et al. with PGGAN: 300 steps, weights at 1e-3."""
     return ImageAdaptive(prior, gamma, search=iagan_stage_1)
 
 
 def ia_dcgan(prior: Prior, gamma: float = 0.0) -> ImageAdaptive:
-    """Smedemark-Margulies et al.'s settings, for DCGAN: 600 steps, weights at 1e-4."""
+    """Adapt as Smedemark-Margulies et al. with DCGAN: 600 steps, weights at 1e-4."""
     return ImageAdaptive(
         prior,
         gamma,

@@ -27,11 +27,11 @@ class Basis(ABC):
 
     @abstractmethod
     def analyse(self, image: Tensor) -> Tensor:
-        """Coefficients w (B, C, H, W) of an image."""
+        """Compute the coefficients w (B, C, H, W) of an image."""
 
     @abstractmethod
     def synthesise(self, w: Tensor) -> Tensor:
-        """The image with coefficients w: the inverse, and the adjoint, of `analyse`."""
+        """Compute the image with coefficients w: the inverse, and the adjoint, of `analyse`."""
 
 
 class Dct(Basis):
@@ -53,7 +53,7 @@ class Dct(Basis):
 
 @lru_cache
 def dct_matrix(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """C (size, size), C_kj = sqrt(2 / size) cos(pi k (2 j + 1) / (2 size)), row 0 over sqrt(2)."""
+    """Compute C_kj = sqrt(2 / size) cos(pi k (2 j + 1) / (2 size)), row 0 over sqrt(2)."""
     k, j = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size)
     matrix = math.sqrt(2 / size) * torch.cos(math.pi * k * (2 * j + 1) / (2 * size))
     matrix[0] /= math.sqrt(2)
@@ -64,7 +64,7 @@ class Haar(Basis):
     """The two-dimensional Haar wavelet to full depth: `pywt.wavedec2(image, "haar")`.
 
     Coefficients lie as in the usual picture of a wavelet transform: the average in the top left
-    corner, each finer level around what is coarser. The sides must be powers of two.
+    corner, each level around the coarser ones. The sides must be powers of two.
     """
 
     def analyse(self, image: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Haar(Basis):
 
 
 def _haar(x: Tensor, side: int) -> Tensor:
-    """Averages, then differences, of neighbours along a side."""
+    """Compute averages, then differences, of neighbours along a side."""
     even, odd = x.unflatten(side, (-1, 2)).unbind(side)
     return torch.cat([even + odd, even - odd], dim=side) / math.sqrt(2)
 
@@ -104,8 +104,8 @@ def _haar_inverse(x: Tensor, side: int) -> Tensor:
 
 
 BASES: dict[str, Basis] = {"dct": Dct(), "haar": Haar()}
-# Factor by which the weight falls at each step. Starting with a large one, iterates stay sparse on
-# the way: the 32px faces at a fifth of n measurements take 0.7 times the steps.
+# The factor by which the weight falls at each step. Starting from a large weight keeps iterates
+# sparse on the way: 32px faces at a fifth of n measurements take 0.7 times the steps.
 CONTINUATION = 0.95
 
 
@@ -115,20 +115,20 @@ class Lasso(PriorFree):
         P(w) = ||y - A x(w)||^2 + weight ||w||_1,
 
     by FISTA with restarts (Beck & Teboulle 2009; O'Donoghue & Candès 2015) and continuation (Hale,
-    Yin & Zhang 2008) to a duality gap. The operator is used through A and its adjoint alone.
+    Yin & Zhang 2008), down to a duality gap. It uses A and its adjoint alone.
 
-    Status: `converged` once P(w) is proven to be within `tolerance` of the least, relatively.
+    Status: `converged` once the gap proves P(w) to be within `tolerance` of the least, relatively.
 
     Args:
         basis: `dct`, or `haar` (paper: both).
         weight: of ||w||_1 (paper: 0.01).
-        tolerance: relative duality gap. P(w) itself is far closer to its least; float32 proves no
-            better than some 5e-4 of it.
-        steps: at most, each one A and one adjoint.
+        tolerance: relative duality gap. P(w) itself is far closer to its least; float32 can prove
+            no better than some 5e-4 of it.
+        steps: at most so many, each one A and one adjoint.
         batch_size: images solved at once; bounds memory, changes no result.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: an option is out of range; names it.
     """
 
     def __init__(
@@ -198,15 +198,15 @@ def minimise_lasso(
     steps: int = 20_000,
     progress: Progress | None = None,
 ) -> Sparse:
-    """min_w P(w) = ||y - F w||^2 + weight ||w||_1 for every row of y (B, ...).
+    """Minimise P(w) = ||y - F w||^2 + weight ||w||_1 for every row of y (B, ...).
 
     Args:
-        forward, adjoint: F and its transpose, of batches of any number of rows.
+        forward, adjoint: F and its transpose, for batches of any number of rows.
         y: measurements; decides device and precision.
         weight: above 0.
         shape: of one w.
         tolerance: a row leaves the batch once its duality gap is at most this times P(w).
-        steps: at most; each takes one F and one transpose.
+        steps: at most so many; each takes one F and one transpose.
         progress: see `recovery.methods.Progress`.
     """
     result = Sparse(
@@ -242,8 +242,11 @@ def minimise_lasso(
 
 @dataclass(frozen=True)
 class _State:
-    """FISTA's iterates with what F makes of them: F and its transpose are linear, so a product at
-    an extrapolated point costs nothing, and a step takes one of each."""
+    """FISTA's iterates and their images under F.
+
+    F and its transpose are linear, so a product at an extrapolated point costs nothing and a step
+    takes one of each.
+    """
 
     y: Tensor
     w: Tensor
@@ -252,7 +255,7 @@ class _State:
     ahead: tuple[Tensor, Tensor, Tensor]  # the extrapolated point, its F and gradient
     weight: Tensor  # of ||w||_1 per row: continuation lets it fall to the problem's
     momentum: Tensor  # t of Beck & Teboulle, per row
-    curvature: Tensor  # L per row: an upper bound of 2 ||F||^2 wherever it was looked at
+    curvature: Tensor  # L per row: an upper bound of 2 ||F||^2 along every step so far
 
     @staticmethod
     def start(
@@ -289,7 +292,7 @@ class _State:
         adjoint: Callable[[Tensor], Tensor],
         weight: float,
     ) -> "_State":
-        """One step of FISTA; a row whose step goes against its momentum loses the momentum."""
+        """Take one step of FISTA; a row whose step goes against its momentum loses the momentum."""
         v, measured_v, gradient_v = self.ahead
         L = _like(self.curvature, v)  # noqa: N806
         falling = (CONTINUATION * self.weight).clamp_min(weight)
@@ -299,7 +302,7 @@ class _State:
         # the majorisation f(w) <= f(v) + <grad, w - v> + L/2 ||w - v||^2, exact for a quadratic
         moved = _energy(w - v)
         needed = 2 * _energy(measured - measured_v)
-        # (of what is lost in rounding, nothing can be learnt)
+        # (a difference lost in rounding teaches nothing)
         told = moved > (1e4 * torch.finfo(w.dtype).eps) ** 2 * _energy(v)
         short = told & (needed > self.curvature * moved)
         curvature = torch.where(short, 1.01 * needed / moved, self.curvature)
@@ -315,10 +318,10 @@ class _State:
         return _State(self.y, w, measured, gradient, ahead, falling, t, curvature)
 
     def certificate(self, weight: float) -> tuple[Tensor, Tensor]:
-        """P(w) and its duality gap, each (B,).
+        """Compute P(w) and its duality gap, each (B,).
 
         D(u) = <u, y> - ||u||^2 / 4 bounds P from below for every u with |F^T u| <= weight. The
-        residual 2 (y - F w), scaled until it is one, is such a u, and the optimum's at the optimum.
+        residual 2 (y - F w), scaled down until it is such a u, is the best one at the optimum.
         """
         residual = self.y - self.measured
         primal = _energy(residual) + weight * self.w.abs().flatten(1).sum(dim=1)
@@ -330,7 +333,7 @@ class _State:
 
 
 def soft_threshold(w: Tensor, by: Tensor) -> Tensor:
-    """The proximal map of by ||.||_1."""
+    """Apply the proximal map of by ||.||_1."""
     return w.sign() * (w.abs() - by).clamp_min(0)
 
 
@@ -339,7 +342,7 @@ def _energy(x: Tensor) -> Tensor:
 
 
 def _like(rows: Tensor, x: Tensor) -> Tensor:
-    """(B,) shaped to multiply (B, ...)."""
+    """Shape rows (B,) to multiply x (B, ...)."""
     return rows.view(-1, *[1] * (x.ndim - 1))
 
 

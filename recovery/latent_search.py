@@ -34,15 +34,15 @@ class LatentSearch(PriorBased):
         evaluations: budget of objective evaluations per image.
         history: curvature pairs kept per image.
         stop_at_noise: with gamma 0, stop an image once its residual falls to the operator's
-            expected noise energy: what is left to fit is noise (discrepancy principle).
+            expected noise energy: only noise is left to fit (discrepancy principle).
         gradient_tolerance: stop once the gradient has fallen by this factor.
-        start: of the search; by default the paper's, 0. Images whose start or what it decodes to
-            has no finite norm start at 0 instead.
+        start: of the search; by default the paper's, 0. An image starts at 0 instead if its start,
+            or what it decodes to, has no finite norm.
         seed: of the start.
         batch_size: images searched at once; bounds memory, changes no result.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: an option is out of range; names it.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class LatentSearch(PriorBased):
     def search(
         self, y: Tensor, start: Tensor, operator: Operator, progress: Progress | None
     ) -> Recovery:
-        """From the latents `start` (B, n)."""
+        """Search from the latents `start` (B, n)."""
         if start.any():
             start = self._finite(start)
 
@@ -123,7 +123,7 @@ class LatentSearch(PriorBased):
         )
 
     def _finite(self, start: Tensor) -> Tensor:
-        """Latents whose objective would not be finite, replaced by 0."""
+        """Replace latents whose objective would not be finite by 0."""
         with torch.no_grad():
             energy = self.prior.decode(start).square().flatten(1).sum(dim=1)
         finite = (energy + start.square().sum(dim=1)).isfinite()

@@ -2,7 +2,7 @@
 
 Each problem has its own curvature pairs, line search, stop and failure, so its result does not
 depend on its batch mates. One batched evaluation, the only expensive thing, serves every active
-problem in whatever phase of its search it is. The work is divided in two:
+problem, whatever the phase of its search. Two classes divide the work:
 
 - `_Vectors` holds the (B, n) tensors on the device and never asks the host for a decision;
 - `_Problem` holds one problem's scalars on the host and decides what becomes of it.
@@ -147,12 +147,12 @@ def _validate(
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Row-wise inner products; no matrix product, whose rounding may depend on the batch size."""
+    """Compute row-wise inner products; a matrix product may round by the size of the batch."""
     return (a * b).sum(-1)
 
 
 class _Vectors:
-    """All that has n numbers per problem, and what is computed from it without asking the host.
+    """All that has n numbers per problem, and what follows from it without asking the host.
 
     A search starts from `origin`; `lowest` is the lowest point evaluated so far, to which the
     problem moves when its search ends. Pairs are stored as s / sqrt(s'y) and y / sqrt(s'y), so
@@ -178,8 +178,8 @@ class _Vectors:
     ) -> list[list[float]]:
         """Evaluate origin + step * direction. Per problem: value, gradient norm, slope, slope at 0.
 
-        A non-finite value or gradient is reported as the value inf. This is the one transfer to
-        the host.
+        Reports a non-finite value or gradient as the value inf. This is the one transfer to the
+        host.
         """
         rows = self.rows(problems)
         direction = self.direction[rows]
@@ -214,7 +214,7 @@ class _Vectors:
         s = self.lowest_point[rows] - self.origin[rows]
         y = self.lowest_gradient[rows] - self.origin_gradient[rows]
         curvature = _dot(s, y)
-        # H stays positive definite only if s'y > 0 (N&W 7.17); a smaller s'y is rounding error.
+        # H stays positive definite only if s'y > 0 (N&W 7.17); a smaller s'y is a rounding error.
         # Unlike s'y > constant * y'y, this does not depend on the objective's scale.
         sound = curvature > torch.finfo(s.dtype).eps * s.norm(dim=-1) * y.norm(dim=-1)
         normaliser = curvature.rsqrt().where(sound, 0.0)[:, None]
@@ -276,7 +276,7 @@ class _Problem:
         self.step = next(self.search)
 
     def stop(self, value: float, norm: float) -> Status | None:
-        """The status if the evaluation just made has to be the last one, else None."""
+        """Return the status if the evaluation just made has to be the last one, else None."""
         if self.lowest == math.inf:
             return "diverged"
         if value == self.lowest and (value <= self.target or norm <= self.small_norm):
@@ -288,8 +288,8 @@ class _Problem:
     ) -> Literal["searching", "moved", "failed"]:
         """Take in the evaluation at `step`; choose the next step, or end the search.
 
-        A search that fails is followed by one along the steepest descent; if that is the one
-        that fails, the problem is done.
+        After a search that fails, one along the steepest descent follows; if that one fails, the
+        problem is done.
         """
         self.evaluations += 1
         self.lowest = min(self.lowest, value)
@@ -319,7 +319,7 @@ def _wolfe_search(
     """Yield trial steps; receive the value and the slope there, and the slope at 0.
 
     A coroutine, so that the searches of a batch, each in its own phase, share every evaluation.
-    Ends at a step that satisfies the strong Wolfe conditions (N&W 3.7), or when none can be had.
+    Ends at a step that satisfies the strong Wolfe conditions (N&W 3.7), or when it can find none.
     Bracketing and zoom (N&W Algorithms 3.5, 3.6) are one loop: the step sought lies between
     `low`, the lowest trial of sufficient decrease, and `high`, infinite until one is known.
     """
@@ -334,7 +334,7 @@ def _wolfe_search(
         sufficient = origin + SUFFICIENT_DECREASE * trial.step * first_slope
         if trial.value > sufficient or trial.value >= low.value:
             if trial.step * -first_slope <= rounding:
-                return  # the decrease that is left cannot be seen
+                return  # rounding hides the decrease that is left
             high = trial
         elif abs(trial.slope) <= CURVATURE * -first_slope:
             return
@@ -357,7 +357,7 @@ def _wolfe_search(
 
 
 def _extrapolate(previous: _Trial, low: _Trial) -> float:
-    """A step beyond `low`, where the function still falls: 1.1 to 4 times as far again (MT)."""
+    """Choose a step beyond `low`, where the function still falls: 1.1 to 4 times as far (MT)."""
     stride = low.step - previous.step
     step = _cubic_minimiser(previous, low)
     farthest = low.step + 4 * stride
@@ -365,7 +365,7 @@ def _extrapolate(previous: _Trial, low: _Trial) -> float:
 
 
 def _interpolate(low: _Trial, high: _Trial) -> float:
-    """A step well inside the bracket; nearer to `low` where `high` was not finite."""
+    """Choose a step well inside the bracket; nearer to `low` where `high` was not finite."""
     if math.isinf(high.value):
         fraction = 0.25
     else:
@@ -375,7 +375,7 @@ def _interpolate(low: _Trial, high: _Trial) -> float:
 
 
 def _cubic_minimiser(a: _Trial, b: _Trial) -> float:
-    """The minimiser of the cubic through both values and slopes (N&W 3.59), nan if it has none."""
+    """Minimise the cubic through both values and slopes (N&W 3.59); nan if it has no minimum."""
     d1 = a.slope + b.slope - 3 * (a.value - b.value) / (a.step - b.step)
     square = d1 * d1 - a.slope * b.slope
     d2 = math.copysign(math.sqrt(square), b.step - a.step) if square >= 0 else math.nan

@@ -1,4 +1,4 @@
-"""What linear algebra alone recovers: starting points that any method should beat."""
+"""What linear algebra alone recovers: baselines that any method should beat."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,7 +23,7 @@ def norm_squared(
     like: Tensor,
     iterations: int = 20,
 ) -> Tensor:
-    """||F||^2 from below, by power iterations from a fixed start of the shape of `like`."""
+    """Estimate ||F||^2 from below, by power iterations from a fixed start shaped like `like`."""
     v = torch.randn(like.shape, generator=generator("power iteration")).to(like)
     largest = v.new_zeros(())
     for _ in range(iterations):
@@ -37,7 +37,7 @@ def norm_squared(
 def solve_normal(
     y: Tensor, operator: Operator, iterations: int = 100, tolerance: float = 1e-6
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """u with A A^T u = y per image, by conjugate gradients from 0; A must be linear.
+    """Solve A A^T u = y per image, by conjugate gradients from 0; A must be linear.
 
     Returns:
         u as y, the iterations (B,) each image took, and whether (B,) it reached the tolerance:
@@ -59,7 +59,7 @@ def solve_normal(
         steps += unsolved.cpu()
         curved = operator.A(operator.A_adjoint(direction))
         curvature = dot(direction, curved)
-        # 0 where nothing was measured, or solved: what is left of a batch must not move an image
+        # 0 for an image with y = 0, or one already solved: the rest of the batch must not move it
         moves = (curvature > 0) & (energy > goal)
         step = torch.where(moves, energy / curvature, 0.0)
         u, residual = u + step * direction, residual - step * curved
@@ -69,14 +69,14 @@ def solve_normal(
 
 
 def back_project(image: Tensor, y: Tensor, operator: Operator) -> Tensor:
-    """x + A^+ (y - A(x)) per image: the nearest image that fits y (IAGAN, section 3.2)."""
+    """Compute x + A^+ (y - A(x)) per image: the nearest image that fits y (IAGAN, section 3.2)."""
     with torch.no_grad():
         u, _, _ = solve_normal(y - operator.A(image), operator)
         return image + operator.A_adjoint(u)
 
 
 class Adjoint(PriorFree):
-    """A^T y: exact for denoising and inpainting's known pixels, a blurred guess elsewhere."""
+    """Recovers A^T y: exact on the known pixels of inpainting, a blurred guess elsewhere."""
 
     def check(self, operator: Operator) -> None:
         require_linear("the adjoint", operator)
@@ -89,13 +89,13 @@ class Adjoint(PriorFree):
 
 
 class PseudoInverse(PriorFree):
-    """A^+ y, the image of least norm that fits y best, by conjugate gradients on A A^T.
+    """Recovers A^+ y, the image of least norm that fits y best, by conjugate gradients on A A^T.
 
-    Status: `budget` where the residual of A A^T u = y has not fallen by `tolerance`, as it
-    cannot for noisy measurements that no image explains (a mask with noise under it).
+    Status: `budget` where the residual of A A^T u = y has not fallen by `tolerance`; it cannot
+    for noisy measurements that no image explains (a mask with noise under it).
 
     Args:
-        iterations: at most; stopping early keeps noise out of badly conditioned inverses.
+        iterations: at most so many; stopping early keeps noise out of badly conditioned inverses.
         tolerance: see `solve_normal`.
     """
 

@@ -1,4 +1,4 @@
-"""What every recovery method returns, and how to make one from a prior."""
+"""What a recovery method is, and what it returns."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Recovery:
         residual: (B,) ||A(image) - y||.
         steps, evaluations: (B,) int64, of the minimiser and of the objective.
         status: per image.
-        alternatives: other iterates of the same search, by the name their rows bear as variant.
+        alternatives: other iterates of the same search, by their rows' variant.
     """
 
     image: Tensor
@@ -38,7 +38,7 @@ class Recovery:
 
 
 def concatenate(parts: Sequence[Recovery]) -> Recovery:
-    """The recoveries of consecutive parts of a batch as one."""
+    """Join the recoveries of consecutive parts of a batch."""
     latents = [part.latent for part in parts if part.latent is not None]
     return Recovery(
         image=torch.cat([part.image for part in parts]),
@@ -56,19 +56,19 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
 
 
 def in_parts(recover: Callable[[slice], Recovery], count: int, size: int) -> Recovery:
-    """The recovery of `count` images, `size` at a time."""
+    """Recover `count` images, `size` at a time."""
     return concatenate([recover(slice(i, i + size)) for i in range(0, count, size)])
 
 
 class Method(nn.Module):
     """Recovers images from measurements y (B, ...) of an operator.
 
-    Subclasses write `_recover` for one batch. A module only so that deepinv can run it:
-    `method(y, physics)` is the image alone.
+    Subclasses write `_recover` for one batch. It is a module only so that deepinv can run it:
+    `method(y, physics)` returns the image alone.
 
     Attributes:
         variant: of its rows, where a recovery has alternatives.
-        batch_size: images recovered at once; None for all that are given.
+        batch_size: images recovered at once; None for all of them.
     """
 
     variant: str = ""
@@ -82,10 +82,10 @@ class Method(nn.Module):
         seeds: Sequence[int] | None = None,
         progress: Progress | None = None,
     ) -> Recovery:
-        """One recovery per measurement; what is random in image i's comes from seeds[i] alone.
+        """Recover one image per measurement; whatever is random in image i's comes from seeds[i].
 
-        Without seeds, from the position in y. `progress` is called after every batched evaluation
-        with its number and the number of images still searched.
+        Without seeds, it comes from the position in y. Calls `progress` after every batched
+        evaluation, with its number and the number of images it still searches.
         """
         seeds = range(len(y)) if seeds is None else seeds
 
@@ -97,7 +97,7 @@ class Method(nn.Module):
     def _recover(
         self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
-        """The same of one batch."""
+        """Recover one batch."""
         raise NotImplementedError
 
     @property
@@ -105,10 +105,10 @@ class Method(nn.Module):
         return self.batch_size
 
     def check(self, operator: Operator) -> None:
-        """Raises ValueError if this method cannot serve the operator, saying why."""
+        """Raise ValueError, with the reason, if this method cannot serve the operator."""
 
     def forward(self, y: Tensor, physics: nn.Module, **kwargs: Any) -> Tensor:
-        """Images (B, C, H, W) from y, measured by one of our operators or a deepinv physics."""
+        """Recover images (B, C, H, W) from y of one of our operators or of a deepinv physics."""
         prior = getattr(self, "prior", None)
         operator = as_operator(physics, y, prior and prior.image_shape)
         self.check(operator)
@@ -116,13 +116,13 @@ class Method(nn.Module):
 
 
 class PriorFree(Method):
-    """A method that needs no trained prior: the same for every run and at any time of training."""
+    """A method that needs no trained prior: the same for every run, at any time of training."""
 
 
 class PriorBased(Method):
-    """A method made from a prior, and asked again whenever training has changed it.
+    """A method made from a prior, and made again whenever training has changed the prior.
 
-    Told from `PriorFree` by class, so that a config's errors are those of the right one.
+    A class apart from `PriorFree`, so that the parser of configs reports errors of the right one.
     """
 
 
@@ -131,17 +131,17 @@ MethodFactory = Callable[[Prior, float], PriorBased]
 
 
 def residual_energy(y: Tensor, measured: Tensor) -> Tensor:
-    """||measured - y||^2 per image, (B,)."""
+    """Compute ||measured - y||^2 per image, (B,)."""
     return (measured - y).flatten(1).square().sum(dim=1)
 
 
 def require_linear(method: str, operator: Operator) -> None:
-    """Raises ValueError for an operator that is not linear."""
+    """Raise ValueError for an operator that is not linear."""
     if not operator.linear:
         raise ValueError(f"{method} needs a linear operator, and {operator.label} is not one")
 
 
 def residual_norm(image: Tensor, y: Tensor, operator: Operator) -> Tensor:
-    """||A(image) - y|| per image, (B,), without gradient."""
+    """Compute ||A(image) - y|| per image, (B,), without gradient."""
     with torch.no_grad():
         return residual_energy(y, operator.A(image)).sqrt()

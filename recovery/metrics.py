@@ -6,9 +6,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 
 def psnr(image: Tensor, truth: Tensor, region: Tensor | None = None) -> Tensor:
-    """Peak signal-to-noise ratio (B,) in dB, data range 1; within `region` (H, W) bool if given.
+    """Compute the peak signal-to-noise ratio (B,) in dB, 10 log10(1 / MSE), data range 1.
 
-    10 log10(1 / MSE), infinite for equal images.
+    Within `region` (H, W), bool, if given. Infinite for equal images.
     """
     error = (image.clamp(0, 1) - truth.clamp(0, 1)).double().square()
     if region is not None:
@@ -17,7 +17,7 @@ def psnr(image: Tensor, truth: Tensor, region: Tensor | None = None) -> Tensor:
 
 
 def ssim(image: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity (B,), data range 1, 11x11 Gaussian window (Wang et al. 2004)."""
+    """Compute SSIM (B,), data range 1, with an 11x11 Gaussian window (Wang et al. 2004)."""
     return structural_similarity_index_measure(
         image.clamp(0, 1), truth.clamp(0, 1), data_range=1.0, reduction="none"
     ).reshape(len(image))

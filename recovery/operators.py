@@ -1,6 +1,6 @@
 """Forward models of inverse problems: y = A(x) + noise.
 
-An operator has `A`, `A_adjoint`, and measures when called: the names of deepinv's `Physics`, so
+An operator has `A` and `A_adjoint`, and measures when called, as deepinv's `Physics` does, so that
 either side's objects work in the other. The same config gives the same operator and, for the same
 image seed, the same noise, on any device and in any batch.
 """
@@ -42,17 +42,17 @@ class Operator(nn.Module):
         self.seed = seed
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Noiseless measurements of images x (B, C, H, W)."""
+        """Measure images x (B, C, H, W) without noise."""
         raise NotImplementedError
 
     def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
-        """The transpose of A: measurements -> images (B, C, H, W)."""
+        """Apply the transpose of A: measurements to images (B, C, H, W)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, seeds: Sequence[int] | None = None, **kwargs: Any) -> Tensor:
-        """Measurements of x (B, C, H, W) with noise: row i's from the i-th image seed alone.
+        """Measure x (B, C, H, W) with noise, row i's from the i-th image seed alone.
 
-        Without seeds, from the operator's seed and the position in the batch.
+        Without seeds, noise comes from the operator's seed and the position in the batch.
         """
         y = self.A(x)
         if self.sigma == 0:
@@ -64,18 +64,20 @@ class Operator(nn.Module):
         return y + self.measured(self.sigma * noise.to(y))
 
     def measured(self, noise: Tensor) -> Tensor:
-        """Noise where there are measurements."""
+        """Keep noise only where there are measurements."""
         return noise
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return type(self).__name__
 
     @property
     def kind(self) -> str:
-        """Which problems belong into one figure: cs (compressive sensing), denoise, inpaint, or
-        the operator's label. What a config calls the problem decides nothing."""
+        """cs (compressive sensing), denoise, inpaint, or the operator's label.
+
+        Reports put problems of one kind into one figure, whatever a config calls them.
+        """
         return "denoise" if self.denoises else self.label
 
     @property
@@ -85,7 +87,7 @@ class Operator(nn.Module):
 
     @property
     def noise_energy(self) -> float:
-        """E ||noise||^2 of one image: the residual at which there is nothing left to fit."""
+        """E ||noise||^2 of one image: at this residual there is nothing left to fit."""
         return self.measurements * self.sigma**2
 
 
@@ -127,7 +129,7 @@ class GaussianSensing(Operator):
             shape = (self.m, math.prod(self.image_shape))
             entries = torch.randn(shape, generator=generator("sensing matrix", self.seed))
             self._drawn = entries.div_(math.sqrt(self.m))
-        # kept in the widest type asked for: a visit to half precision must not round it for good
+        # keep the widest type seen so far: a visit to half precision must not round it for good
         dtype = torch.promote_types(self._drawn.dtype, like.dtype)
         self._drawn = self._drawn.to(like.device, dtype)
         return self._drawn.to(like.dtype)
@@ -176,7 +178,7 @@ class Inpainting(Operator):
     ) -> None:
         super().__init__(image_shape, sigma, seed)
         if not 0 < fraction < 1:
-            raise ValueError(f"fraction of the image that is hidden must be in (0, 1): {fraction}")
+            raise ValueError(f"fraction, the hidden part, must be in (0, 1), got {fraction}")
         _, height, width = image_shape
         kept = torch.ones(height, width)
         if mask == "centre":

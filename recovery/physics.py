@@ -1,6 +1,6 @@
-"""deepinv's physics as operators, and ours as its physics.
+"""deepinv's physics as operators, and our operators as its physics.
 
-deepinv is optional, and imported only where one of its objects is named.
+deepinv is optional: only a config that names one of its objects imports it.
 """
 
 import copy
@@ -18,22 +18,22 @@ from recovery.operators import ImageShape, Operator
 
 
 def require_deepinv(what: str) -> None:
-    """Raises ValueError, saying how to install it, if deepinv is missing."""
+    """Raise ValueError, which says how to install deepinv, if it is missing."""
     if importlib.util.find_spec("deepinv") is None:
         raise ValueError(f"{what} needs deepinv, which is not installed: pip install deepinv")
 
 
 class Deepinv:
-    """An object of deepinv named in a config: {class_path: deepinv..., init_args: {...}}.
+    """An object of deepinv that a config describes: {class_path: deepinv..., init_args: {...}}.
 
-    Values of `init_args` may themselves be such descriptions, of classes or of functions. What an
-    image decides need not be given: `img_size` is its (C, H, W), `img_width` its width. A parameter
-    that a `deepinv.physics.generator` draws (a mask, a filter) may be given as that generator.
-    Type hints are not consulted (deepinv's `tuple[int]` means any length); names of arguments
-    are, before anything is built.
+    Values of `init_args` may be such descriptions too, of classes or of functions. Leave out what
+    the image decides: `img_size` is its (C, H, W), `img_width` its width. For a parameter that a
+    `deepinv.physics.generator` draws (a mask, a filter) you may give that generator.
+    Names of arguments are checked before anything is built; types are not (in deepinv's hints
+    `tuple[int]` means any length).
 
     Raises:
-        ValueError: this is no description of an object of deepinv, naming the key that is wrong.
+        ValueError: this describes no object of deepinv; names the key that is wrong.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
@@ -41,7 +41,7 @@ class Deepinv:
         check(self.spec, outermost=True)
 
     def build(self, image_shape: ImageShape) -> Any:
-        """The object, for images (C, H, W); what is random in it is drawn from its class's name.
+        """Build the object for images (C, H, W); its class's name seeds whatever is random in it.
 
         Raises ValueError if its class refuses the arguments, or lacks a package.
         """
@@ -53,7 +53,7 @@ class Deepinv:
                 raise ValueError(f"{self.spec['class_path']} cannot be made: {error}") from error
 
     def __call__(self, image_shape: ImageShape) -> "Physics":
-        """As an operator factory."""
+        """Make the operator, as any operator factory does."""
         return Physics(image_shape, self)
 
 
@@ -62,7 +62,7 @@ def is_spec(value: Any) -> bool:
 
 
 def find(class_path: str) -> Callable[..., Any]:
-    """The class or function of that dotted name; raises ValueError."""
+    """Find the class or function of that dotted name. Raises ValueError if there is none."""
     module, _, name = class_path.rpartition(".")
     if class_path.startswith("deepinv."):
         require_deepinv(class_path)
@@ -73,7 +73,7 @@ def find(class_path: str) -> Callable[..., Any]:
 
 
 def check(spec: Mapping[str, Any], outermost: bool = False) -> None:
-    """Raises ValueError unless the names in a description exist."""
+    """Raise ValueError unless the names in a description exist."""
     if not is_spec(spec) or not isinstance(spec["class_path"], str):
         raise ValueError("expected class_path and init_args of an object of deepinv")
     target = find(spec["class_path"])
@@ -83,7 +83,7 @@ def check(spec: Mapping[str, Any], outermost: bool = False) -> None:
     given = spec.get("init_args") or {}
     known = known_arguments(target)
     free = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
-    # deepinv's physics pass what they do not know on to their bases, the last of which drops it
+    # deepinv's physics pass unknown arguments on to their bases, and the last one drops them
     free = free and not target.__module__.startswith("deepinv.physics")
     for name, value in given.items():
         if name not in known and not free:
@@ -95,7 +95,7 @@ def check(spec: Mapping[str, Any], outermost: bool = False) -> None:
 
 
 def known_arguments(target: Callable[..., Any]) -> list[str]:
-    """Names of a function's arguments, or of a class's and its bases'."""
+    """List the names of a function's arguments, or of a class's and its bases'."""
     found: dict[str, None] = {}
     for one in inspect.getmro(target) if inspect.isclass(target) else (target,):
         if one not in (object, nn.Module):
@@ -125,7 +125,7 @@ def build(spec: Mapping[str, Any], image_shape: ImageShape) -> Any:
 class Physics(Operator):
     """A deepinv physics as an operator.
 
-    Images are measured one by one, on the CPU where there is noise, each with its own seed: noise
+    It measures images one by one, on the CPU where there is noise, each with its own seed: noise
     follows the image, not the batch or the device.
 
     Args:
@@ -136,7 +136,7 @@ class Physics(Operator):
     Attributes:
         measurements: entries of y that are not always zero.
         sigma: of deepinv's GaussianNoise; 0 where the noise is of another kind.
-        noise_energy: of it; 0 where unknown, so that no search stops at the noise.
+        noise_energy: of that noise; 0 where unknown, so that no search stops at the noise.
 
     Raises:
         ValueError: the physics does not measure such images.
@@ -157,7 +157,7 @@ class Physics(Operator):
         self.denoises = type(built).__name__ == "Denoising"
         y = self._measure_example()
         if not isinstance(y, Tensor) or y.is_complex():
-            raise ValueError(f"{self.label} gives measurements that are no real tensor")
+            raise ValueError(f"{self.label} gives measurements that are not a real tensor")
         self._count = int((y != 0).sum())
         noisy = int((self._noisy(torch.zeros_like(y), 0) != 0).sum())
         self._noise_energy = noisy * self.sigma**2
@@ -168,12 +168,12 @@ class Physics(Operator):
         try:
             try:
                 return self.A(example)
-            except RuntimeError:  # of torch, where an image of real numbers meets complex ones
+            except RuntimeError:  # torch's, where a real image meets complex numbers
                 if not holds_complex(self.physics):
                     raise
                 self._complex = True  # our images have an imaginary part of 0
                 return self.A(example)
-        except Exception as error:  # whatever a foreign operator raises, told as what it is
+        except Exception as error:  # a foreign operator may raise anything: name what it raised
             raise ValueError(
                 f"{self.label} does not measure images of shape {self.image_shape}: "
                 f"{type(error).__name__}: {error}"
@@ -184,7 +184,7 @@ class Physics(Operator):
         return str(self.spec.get("class_path") or type(self.physics).__name__)
 
     def inner_shape(self, image_shape: ImageShape) -> ImageShape:
-        """Of the images the physics measures."""
+        """Return the shape of the images that the physics measures."""
         return image_shape
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:
@@ -226,8 +226,8 @@ class PerChannel(Physics):
     Args:
         image_shape: (C, H, W).
         physics: a description.
-        complex: the physics takes complex images, real and imaginary part as channels, as its MRI
-            does: a channel is the real part, and the imaginary part is 0.
+        complex: the physics takes complex images, real and imaginary part as channels, as deepinv's
+            MRI does: a channel becomes the real part, and the imaginary part is 0.
         seed: of the noise.
     """
 
@@ -270,7 +270,7 @@ def device_of(physics: nn.Module) -> torch.device:
 
 
 def as_operator(physics: nn.Module, y: Tensor, image_shape: ImageShape | None) -> Operator:
-    """A physics as an operator for images of that shape, or of the one its adjoint of y has."""
+    """Make a physics an operator for images of that shape, or of its adjoint's of y."""
     if isinstance(physics, Operator):
         return physics
     if image_shape is None:
@@ -283,7 +283,10 @@ def as_operator(physics: nn.Module, y: Tensor, image_shape: ImageShape | None) -
 
 
 def as_physics(operator: Operator) -> nn.Module:
-    """An operator as a deepinv physics, with its noise; a copy: algorithms leave settings on it."""
+    """Make an operator a deepinv physics, with its noise.
+
+    A copy, because deepinv's algorithms leave settings on their physics.
+    """
     from deepinv import physics as dp
 
     if type(operator) is Physics:

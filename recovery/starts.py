@@ -15,19 +15,19 @@ from recovery.operators import Operator
 class Start:
     """Makes the first latents (B, n) of a search from measurements y (B, ...) of an operator.
 
-    What is random in image i's comes from seeds[i] alone.
+    Whatever is random in image i's comes from seeds[i] alone.
     """
 
     def __call__(self, prior: Any, y: Tensor, operator: Operator, seeds: Sequence[int]) -> Tensor:
         raise NotImplementedError
 
     def check(self, prior: Any, operator: Operator) -> None:
-        """Raises ValueError if this start cannot serve the prior and the operator, saying why."""
+        """Raise ValueError, with the reason, if this start cannot serve the prior or operator."""
 
 
 @dataclass(frozen=True)
 class Normal(Start):
-    """N(0, std^2 I); std 0 is the paper's start.
+    """Starts at N(0, std^2 I); std 0 is the paper's start.
 
     Raises:
         ValueError: std is negative.
@@ -45,7 +45,7 @@ class Normal(Start):
 
 @dataclass(frozen=True)
 class OnSphere(Start):
-    """A random direction of norm `radius` sqrt(n): at radius 1 that of a typical latent.
+    """Starts in a random direction at norm `radius` sqrt(n): radius 1 is that of a typical latent.
 
     Raises:
         ValueError: radius is negative.
@@ -65,7 +65,7 @@ class OnSphere(Start):
 
 @dataclass(frozen=True)
 class Encoded(Start):
-    """The latent of what another method recovers, e.g. the Lasso. Needs an invertible prior."""
+    """Starts at the latent of another method's recovery, say the Lasso's. Needs an encoder."""
 
     method: PriorFree
 
@@ -79,6 +79,6 @@ class Encoded(Start):
 
 
 def require_encoder(what: str, prior: Any) -> None:
-    """Raises ValueError for a prior that is not invertible."""
+    """Raise ValueError for a prior that is not invertible."""
     if not hasattr(prior, "encode"):
         raise ValueError(f"{what} needs an invertible prior, and {prior.name} is not one")

@@ -35,30 +35,30 @@ NetworkFactory = Callable[[int], nn.Module]
 class Untrained(PriorFree):
     """Minimises ||A(G_w(input)) - y||^2 over the weights w of a network, from random ones, by Adam.
 
-    Every image has its own weights and its own input; a batch of images is fitted at once, which
-    changes no image but to rounding (and Adam amplifies rounding). The recovery is the image of the
-    last step, as published. Its alternative, `least-residual`, is that of the step with the least
-    residual: neither looks at the truth.
+    Every image has its own weights and its own input. Fitting a batch at once changes an image only
+    by rounding (which Adam amplifies). The recovery is the image of the last step, as published.
+    Its alternative, `least-residual`, is that of the step with the least residual. Neither looks at
+    the truth.
 
     Early stopping is the discrepancy principle, with `stop_at_noise`: an image's fit ends at the
-    first step whose ||A(G) - y||^2 is at most E ||noise||^2. Where there is no noise, or the
-    operator's is not known, nothing but `steps` ends it.
+    first step whose ||A(G) - y||^2 is at most E ||noise||^2. Where there is no noise, or its energy
+    is not known, only `steps` ends it.
 
     Status: `converged` once the residual has fallen to the operator's expected noise energy, with
     `stop_at_noise`; `diverged` if an objective was not finite; else `budget`.
 
     Args:
-        network: makes G of the image size. Its batch must be of independent images.
+        network: makes G for the image size. It must treat the images of a batch independently.
         steps: of Adam, each one evaluation.
         learning_rate: Adam's.
         input_noise: standard deviation of the noise added to the input at every step.
-        stop_at_noise: end an image's fit once what is left is noise (see above).
+        stop_at_noise: end an image's fit once only noise is left (see above).
         seed: of weights, inputs and noise.
         batch_size: images fitted at once, each with weights, gradient and two moments; bounds
             memory, changes no result.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: an option is out of range; names it.
     """
 
     variant = "last"
@@ -107,7 +107,7 @@ class Untrained(PriorFree):
         return _Fit(self, y, operator, seeds).recover(progress)
 
     def networks(self, image_size: int, seeds: Sequence[int]) -> list[nn.Module]:
-        """One network per image, its weights drawn from the image's seed."""
+        """Make one network per image, with weights drawn from the image's seed."""
         made = []
         with torch.random.fork_rng():
             for seed in seeds:
@@ -143,7 +143,7 @@ class _Fit:
     def recover(self, progress: Progress | None) -> Recovery:
         groups = [(list(self.weights.values()), self.method.learning_rate)]
         finite = descend(self._objective, groups, self.method.steps, self._observe, progress)
-        if bool((finite & ~self.stopped).any()):  # what the last step led to has not been seen
+        if bool((finite & ~self.stopped).any()):  # nothing has looked at the last step's result
             with torch.no_grad():
                 finite &= self._objective().isfinite() | self.stopped
             self._observe(self.residual)
@@ -167,7 +167,7 @@ class _Fit:
         return residual
 
     def _observe(self, residual: Tensor) -> Tensor:
-        """Remember the last and the least; tell which images are at the noise."""
+        """Remember the last and the least; return which images are at the noise."""
         active = residual.isfinite() & ~self.stopped
         better = active & (residual < self.least_residual)
         self.image[active], self.last_residual[active] = self.decoded[active], residual[active]

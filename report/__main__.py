@@ -1,4 +1,4 @@
-"""What runs recovered: one table, and a figure.
+"""Shows what runs recovered: one table, and a figure.
 
 python -m report runs/demo                  the table, and curves.png in the run directory
 python -m report runs/demo runs/demo-gan    one table and comparison.png, of several runs
@@ -20,9 +20,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m report", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIRECTORY")
-    parser.add_argument(
-        "--out", type=Path, help="the figure's file (by default beside what it is drawn from)"
-    )
+    parser.add_argument("--out", type=Path, help="the figure's file (by default next to its rows)")
     options = parser.parse_args(arguments)
     try:
         parts = [read_rows(directory) for directory in options.runs]

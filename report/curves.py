@@ -15,7 +15,7 @@ from results.rows import read_rows
 
 
 def comparison_figure(rows: pd.DataFrame) -> Figure:
-    """Compressive sensing: PSNR against m of all priors and methods, in and out of distribution.
+    """Draw compressive sensing: PSNR against m of all priors and methods, in and out.
 
     From the rows of `compared`; bars are standard errors.
     """
@@ -45,7 +45,7 @@ def comparison_figure(rows: pd.DataFrame) -> Figure:
 
 
 def training_curves(directory: Path) -> Figure:
-    """Bits per dimension and mean PSNR against images seen, PSNR against m at the end.
+    """Draw bits per dimension and mean PSNR against images seen, and PSNR against m at the end.
 
     Reads `metrics.jsonl` and the rows of a run directory. In distribution solid, out dashed;
     bars are standard errors.
@@ -89,7 +89,7 @@ def _draw_recovery(axes: Axes, rows: pd.DataFrame, against: str, colours: dict[s
 
 def _draw_likelihood(axes: Axes, path: Path, colours: dict[str, str]) -> None:
     curves: dict[str, dict[float, float]] = {}
-    for line in whole_lines(path).splitlines():  # the last one may be being written
+    for line in whole_lines(path).splitlines():  # a process may be writing the last one
         metrics = json.loads(line)
         for name, value in metrics.items():
             if name.startswith("bits_per_dim/"):

@@ -1,6 +1,6 @@
 """From rows to a section of the page: findings, tables and figures, as the paper lays them out.
 
-Averages are over images, each first averaged over its seeds.
+Means are over images, after averaging each image over its seeds.
 """
 
 import math
@@ -16,7 +16,7 @@ from results.means import GROUP, image_means, per_image
 
 
 def recovery_section(title: str, rows: pd.DataFrame, published: pd.DataFrame, n: int) -> Section:
-    """One experiment. Its layout follows from what varies.
+    """Lay out one experiment by what varies in it.
 
     gamma at fixed m and sigma: PSNR against gamma, one figure per noise level and set. m of
     compressive sensing: PSNR and SSIM against m/n, one figure per set. Else, per problem, one dot
@@ -25,8 +25,8 @@ def recovery_section(title: str, rows: pd.DataFrame, published: pd.DataFrame, n:
     Args:
         rows: columns of `results.rows.Row`, one time (`images_seen`) per method; `method` is
             the name to show.
-        published: as from `read_published`; where several figures have a kind of problem, the
-            first by name is drawn beside ours.
+        published: as from `read_published`; where several figures have a kind of problem, it draws
+            the first by name with ours.
         n: values of one image, C H W.
 
     Raises:
@@ -59,7 +59,7 @@ def recovery_section(title: str, rows: pd.DataFrame, published: pd.DataFrame, n:
 
 
 def _tables(means: pd.DataFrame, layout: Layout) -> dict[str, pd.DataFrame]:
-    """Per set a line for each method (and noise level), a column for each problem or gamma."""
+    """Make a table per set: a line per method (and noise level), a column per problem or gamma."""
     tables = {}
     for (dataset, distribution), part in means.groupby(SET, sort=False):
         lines = []
@@ -100,12 +100,12 @@ def _published_tables(beside: pd.DataFrame, layout: Layout) -> dict[str, pd.Data
 
 
 def _ordered(cells: pd.DataFrame, layout: Layout) -> pd.DataFrame:
-    """Best method first; by noise level first where there are several."""
+    """Order cells by noise level where there are several, then the best method first."""
     return cells if layout == "gamma" else best_first(cells)
 
 
 def _lines(layout: Layout) -> list[str]:
-    """What tells a table's lines apart."""
+    """Name the columns that identify a table's lines."""
     return ["setting", "method"] if layout == "gamma" else ["method"]
 
 
@@ -116,7 +116,7 @@ def _column(cell: pd.Series, layout: Layout) -> str:
 
 
 def _table(lines: list[dict[str, str]], cells: pd.DataFrame, layout: Layout) -> pd.DataFrame:
-    """The lines, columns in the order of the axis."""
+    """Make the table, its columns in the order of the axis."""
     ordered = cells.sort_values("x", kind="stable", na_position="first")
     columns = [_column(cell, layout) for _, cell in ordered.iterrows()]
     wanted = [*_lines(layout), *(c for column in columns for c in (f"{column}, hole", column))]
@@ -127,7 +127,7 @@ def _table(lines: list[dict[str, str]], cells: pd.DataFrame, layout: Layout) -> 
 
 
 def _counts(cells: pd.DataFrame) -> dict[str, str]:
-    """Images of each mean; of all recoveries on the line, those that failed; the mean time."""
+    """Count a line's images and failed recoveries, and give its mean time."""
     tried = cells["tried"].sum()
     seconds = cells["seconds"].mean()
     return {

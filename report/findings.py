@@ -1,11 +1,11 @@
 """What an experiment's rows say, in sentences: who leads by how much, and what failed.
 
-A difference between two methods is the mean of the differences on the images both recovered. Who
-leads is the method whose smallest difference to another is the largest: where all have the same
-images, the one with the highest mean. The lead is claimed only if that difference is of at least
-FEW images and exceeds its standard error times the two-sided 95% quantile of Student's t. Pairs
-with fewer images in common stand back: a slow method that was given few images decides nothing
-about the others.
+A difference between two methods is the mean of the differences on the images both recovered. The
+leader is the method whose smallest difference to another is the largest: where all have the same
+images, the one with the highest mean. The report claims the lead only if that difference is of at
+least FEW images and exceeds its standard error times the two-sided 95% quantile of Student's t.
+Pairs with fewer images in common do not count: a slow method that ran on few images decides
+nothing about the others.
 """
 
 import itertools
@@ -16,23 +16,23 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.special import stdtrit
 
-from recovery.diagnostic import SEES_THE_TRUTH
+from core.variants import SEES_THE_TRUTH
 from report.layout import Layout, count_range, mean_text
 from report.plots import SET, SIDE
 
-FEW = 8  # images: a difference on fewer is given, and is no lead
+FEW = 8  # images: a difference on fewer is shown, and is no lead
 
 
 @dataclass(frozen=True)
 class Lead:
-    """By how much `best` is above `next` on the images both recovered: mean and standard error."""
+    """How far `best` is above `next` on the images both recovered: mean and standard error."""
 
     best: str
     next: str
     mean: float
     sem: float
     images: int
-    circular: bool = False  # `best` is itself below another method, on images of theirs
+    circular: bool = False  # `best` is itself below another method, on the images those two share
 
     @property
     def few(self) -> bool:
@@ -40,7 +40,7 @@ class Lead:
 
     @property
     def clear(self) -> bool:
-        """Whether the difference is no chance of the images: a t-test, on FEW images or more."""
+        """Whether the difference is more than chance: a t-test, on FEW images or more."""
         known = not self.few and not self.circular
         return known and self.mean > stdtrit(self.images - 1, 0.975) * self.sem
 
@@ -50,10 +50,10 @@ class Lead:
 
 
 def lead(scores: pd.DataFrame) -> Lead | None:
-    """Of one column per method and one line per image, PSNR in dB: who leads, by how much.
+    """Find who leads, and by how much, from PSNR in dB: a column per method, a line per image.
 
-    Each pair of methods on the images both recovered; pairs with FEW of them or more, if there are
-    any. None where no two methods have an image in common.
+    Compares each pair of methods on the images both recovered, and only pairs with FEW of them or
+    more if there are any. None if no two methods have an image in common.
     """
     pairs = _pairs(scores)
     pairs = [pair for pair in pairs if not pair.few] or pairs
@@ -67,7 +67,7 @@ def lead(scores: pd.DataFrame) -> Lead | None:
 
 
 def _pairs(scores: pd.DataFrame) -> list[Lead]:
-    """Each method's mean difference to each other one with which it has images in common."""
+    """Compare each method with each other one that has images in common with it."""
     pairs = []
     for a, b in itertools.permutations(scores.columns, 2):
         difference = (scores[a] - scores[b]).dropna()
@@ -77,9 +77,9 @@ def _pairs(scores: pd.DataFrame) -> list[Lead]:
 
 
 def leads(images: pd.DataFrame, layout: Layout) -> tuple[list[str], list[str]]:
-    """Who wins where and by how much: a sentence per set; and what the words mean."""
+    """Say who leads where and by how much, a sentence per set; and what the words mean."""
     images = images[~_sees_the_truth(images["method"])]
-    # What a hole hides is what inpainting is about.
+    # Inpainting is about what the hole hides.
     images = images.assign(score=images["psnr_hole"].fillna(images["psnr"]))
     if layout == "gamma" and not images.empty:
         images = _at_best_gamma(images)
@@ -133,7 +133,7 @@ def _sees_the_truth(methods: pd.Series) -> pd.Series:
 
 
 def figures_of_one(means: pd.DataFrame, layout: Layout) -> list[str]:
-    """Where there is one method, and so no lead: its mean PSNR, a sentence per set."""
+    """Give the mean PSNR of a lone method, which can lead none: a sentence per set."""
     means = means[~_sees_the_truth(means["method"])]
     if layout == "gamma" or means["method"].nunique() != 1:
         return []
@@ -151,14 +151,14 @@ def figures_of_one(means: pd.DataFrame, layout: Layout) -> list[str]:
 
 
 def diagnostics(means: pd.DataFrame) -> list[str]:
-    """Which methods shown are none to compare others with."""
+    """Name the methods on the page that see the truth, and so do not compare."""
     named = means["method"][_sees_the_truth(means["method"])].unique()
     names = [name.removesuffix(f" ({SEES_THE_TRUTH})") for name in named]
     return [f"{name} starts from the truth: a diagnostic, not compared." for name in names]
 
 
 def uneven(means: pd.DataFrame) -> list[str]:
-    """Which methods' means are of fewer images than others' of the same problem and set."""
+    """Name the methods whose means are of fewer images than others' of the same problem and set."""
     most = means.groupby([*SET, "setting"])["images"].transform("max")
     short = means[means["images"] < most]
     if short.empty:
@@ -175,7 +175,7 @@ def uneven(means: pd.DataFrame) -> list[str]:
 
 
 def _at_best_gamma(images: pd.DataFrame) -> pd.DataFrame:
-    """Of each method, problem and set the images at the gamma with the best mean, told by name."""
+    """Keep each method's images at its best gamma per problem and set; the name gains the gamma."""
     parts = []
     for _, part in images.groupby([*SET, "setting", "method"], sort=False):
         means = part.groupby("gamma")["score"].mean().fillna(-math.inf)
@@ -186,7 +186,7 @@ def _at_best_gamma(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _clause(found: list[tuple[str, Lead]], layout: Layout) -> str:
-    """What is to be said of successive problems with one winner, or with none."""
+    """Write the clause about successive problems with one leader, or with none."""
     where = _where([setting for setting, _ in found], layout)
     (_, first), *others = found
     if first.few:
@@ -211,7 +211,7 @@ def _where(settings: Sequence[str], layout: Layout) -> str:
 
 
 def failures(means: pd.DataFrame) -> list[str]:
-    """How many recoveries diverged, and where most; how many did not converge; by method."""
+    """Count by method the recoveries that diverged, and where most, and those not converged."""
     if not means["not_converged"].any():
         return ["Every recovery converged."]
     diverged, slow = [], []

@@ -10,13 +10,13 @@ from results.means import GROUP
 
 Layout = Literal["m", "gamma", "methods"]
 
-# One mean: `setting` is what text calls its problem, x its place on the axis (m/n or gamma; NaN of
-# a method without a penalty: a horizontal line), fraction is m/n.
+# The columns of one mean. `setting` is its problem's name in text; `x` its place on the axis (m/n,
+# or gamma; NaN for a method without a penalty, a horizontal line); `fraction` is m/n.
 CELL = [*GROUP, "kind", "sigma", "gamma", "fraction", "setting", "x"]
 
 
 def laid_out(images: pd.DataFrame, n: int) -> tuple[Layout, pd.DataFrame]:
-    """The layout, and the images with fraction, setting and x, in the order of the axis."""
+    """Choose the layout; add fraction, setting and x to the images, in the order of the axis."""
     images = images.assign(fraction=images["m"] / n, setting=images["problem"], x=math.nan)
     gammas = images.groupby(["m", "sigma", *SET, "method"])["gamma"].transform("nunique")
     if (gammas > 1).any():
@@ -33,7 +33,7 @@ def laid_out(images: pd.DataFrame, n: int) -> tuple[Layout, pd.DataFrame]:
 
 
 def percent(fractions: pd.Series) -> pd.Series:
-    """5%, 10%: two digits where these tell the fractions apart, else more."""
+    """Write 5%, 10%: with two digits if these distinguish the fractions, else with more."""
     for digits in (2, 3, 4):
         text = (100 * fractions).map(lambda x, d=digits: f"{float(f'{x:.{d}g}'):g}%")
         if text.nunique() == fractions.nunique():
@@ -42,13 +42,13 @@ def percent(fractions: pd.Series) -> pd.Series:
 
 
 def count_range(counts: pd.Series) -> str:
-    """3, or 3 to 8."""
+    """Write 3, or 3 to 8."""
     least, most = counts.min(), counts.max()
     return str(least) if least == most else f"{least} to {most}"
 
 
 def mean_text(value: float, sem: float) -> str:
-    """A mean and its standard error, where there is one; "" without a mean."""
+    """Write a mean and its standard error, where there is one; "" without a mean."""
     if math.isnan(value):
         return ""
     return f"{value:.2f}" if math.isnan(sem) else f"{value:.2f} ± {sem:.2f}"

@@ -1,13 +1,12 @@
 """Results as one self-contained HTML page, and as Markdown for terminals.
 
-Nothing on the page is fetched: figures and pictures are data URIs, the style is inline, and there
-is no script. Each figure is drawn for a light and for a dark page; the reader's system chooses.
+The page fetches nothing: figures and pictures are data URIs, the style is inline, and there is no
+script. It has each figure in a light and in a dark version; the reader's system chooses.
 """
 
 import base64
 import io
 import numbers
-import os
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +20,13 @@ from cycler import cycler
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from core.files import write_whole
+
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 MAX_SVG = 200_000  # bytes: a figure that needs more (thousands of points) is a PNG
 
-# Ten colours that stay apart for colour-blind readers as far as ten can (markers tell the rest),
-# at least 3:1 against the page. The dark page's are the same hues, lighter.
+# Ten colours that colour-blind readers can distinguish as far as ten allow (markers do the rest),
+# at least 3:1 against the page. The dark page has the same hues, lighter.
 LIGHT = [
     *("#0067a5", "#c8501e", "#a6417f", "#00806a", "#96700a"),
     *("#4d8fd1", "#2b2f36", "#4f9a2f", "#7a5bc7", "#808080"),
@@ -45,8 +46,8 @@ class Section:
         sentences: findings, plain text.
         tables: caption -> table. Cells are text, or numbers (shown with four digits); an index
             other than 0, 1, 2, ... becomes the first columns.
-        figures: draws caption -> figure. Called under the page's rcParams, once for a light and
-            once for a dark page: take colours from the cycle ("C0", ...) or from rcParams.
+        figures: draws caption -> figure. The page calls it under its rcParams, once light and once
+            dark: take colours from the cycle ("C0", ...) or from rcParams.
         pictures: caption -> PNG file, embedded as it is.
         summary: the sentences for the head of a page of several sections; none: all of them.
     """
@@ -102,7 +103,7 @@ def write_page(
     page = environment.get_template(TEMPLATE.name).render(
         title=title, summary=summary, sections=shown, details=details
     )
-    _write(path, page)
+    write_whole(path, page)
 
 
 def write_markdown(
@@ -121,13 +122,13 @@ def write_markdown(
         parts += [f"{caption}: {file}" for caption, file in section.pictures.items()]
     parts.append("## Details")
     parts += [f"{name}:\n\n{textwrap.indent(text, '    ')}" for name, text in details.items()]
-    _write(path, "\n\n".join(part for part in parts if part) + "\n")
+    write_whole(path, "\n\n".join(part for part in parts if part) + "\n")
 
 
 def save_figures(folder: Path, sections: Sequence[Section]) -> list[Path]:
-    """Each figure as a PNG on white, for papers and slides: `<section>-<number>.png`.
+    """Save each figure as a PNG on white, for papers and slides: `<section>-<number>.png`.
 
-    Those of an earlier report of these sections are removed.
+    Removes those of an earlier report of these sections.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = [re.sub(r"[^a-z0-9]+", "-", s.title.lower()).strip("-") for s in sections]
@@ -144,7 +145,7 @@ def save_figures(folder: Path, sections: Sequence[Section]) -> list[Path]:
 
 
 def _unbroken(sentence: str) -> str:
-    """No line breaks inside `2.10 ± 0.20 dB` and `n = 100`."""
+    """Prevent line breaks inside `2.10 ± 0.20 dB` and `n = 100`."""
     return re.sub(
         r" ?[±=] ?| (?=dB)", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), sentence
     )
@@ -154,7 +155,7 @@ def _unbroken(sentence: str) -> str:
 
 
 def style(dark: bool) -> Any:
-    """The rcParams of figures on a light or a dark page: transparent, legible at phone width."""
+    """Set the rcParams of figures on a light or dark page: transparent, legible on a phone."""
     ink, quiet = ("#e4e7eb", "#7d8590") if dark else ("#1c2128", "#8a919a")
     return {
         "axes.prop_cycle": cycler(color=DARK if dark else LIGHT),
@@ -223,7 +224,7 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def _cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as text."""
+    """Write header and rows as text."""
     if not isinstance(table.index, pd.RangeIndex):
         table = table.reset_index()
     header = [str(column) for column in table.columns]
@@ -247,7 +248,7 @@ def _table(caption: str, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _numeric(rows: list[list[str]], header: list[str]) -> list[bool]:
-    """Which columns hold numbers, and are set to the right."""
+    """Mark the columns of numbers, which go to the right."""
     filled = [[row[i] for row in rows if row[i]] for i in range(len(header))]
     return [
         bool(column) and all(cell.lstrip("-+−~")[:1].isdigit() for cell in column)
@@ -280,10 +281,3 @@ def _bullets(sentences: Sequence[str]) -> str:
         textwrap.fill(sentence, 100, initial_indent="- ", subsequent_indent="  ")
         for sentence in sentences
     )
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

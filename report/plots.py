@@ -1,9 +1,9 @@
 """The figures of `report.experiments`, by caption: a mean and its standard error per mark.
 
-Each takes the means and, to be drawn dashed and hollow beside them, the published values: columns
-dataset, distribution, method, setting (what text calls the problem), x (place on the axis, NaN of
-a method that has no such axis: a horizontal line) and psnr; the means also sem, ssim, ssim_sem,
-psnr_hole and psnr_hole_sem.
+Each function takes the means, and the published values, which it draws dashed and hollow. Both have
+the columns dataset, distribution, method, setting (the problem's name in text), x (place on the
+axis; NaN for a method without such an axis, a horizontal line) and psnr; the means also sem, ssim,
+ssim_sem, psnr_hole and psnr_hole_sem.
 """
 
 import itertools
@@ -26,7 +26,7 @@ COLOURS = [f"C{index}" for index in range(10)]
 SET_MARKERS = "osDv"
 M_TICKS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
-# Colour (of the cycle of `page.style`) and marker of a method, the same in every figure.
+# A method's colour (in the cycle of `page.style`) and marker, the same in every figure.
 STYLES = {
     "glow": ("C0", "o"),
     "glow-denoising": ("C0", "o"),
@@ -49,13 +49,13 @@ STYLES = {
 
 
 def best_first(cells: pd.DataFrame) -> pd.DataFrame:
-    """The same lines, those of the method with the highest mean PSNR first."""
+    """Sort lines by method, the one with the highest mean PSNR first."""
     scores = cells.groupby("method")["psnr"].transform("mean")
     return cells.loc[scores.sort_values(ascending=False, kind="stable").index]
 
 
 def m_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure]:
-    """PSNR and SSIM against m/n, a figure per set."""
+    """Draw PSNR and SSIM against m/n, a figure per set."""
     figures, styles = {}, styles_of([*means["method"], *beside["method"]])
     for value, spread, label in (("psnr", "sem", "PSNR (dB)"), ("ssim", "ssim_sem", "SSIM")):
         theirs = beside if value == "psnr" else beside.iloc[:0]
@@ -75,7 +75,7 @@ def m_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure]:
 
 
 def gamma_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure]:
-    """PSNR against gamma, a figure per noise level and set."""
+    """Draw PSNR against gamma, a figure per noise level and set."""
     figures, styles = {}, styles_of([*means["method"], *beside["method"]])
     everywhere = pd.concat([means["x"], beside["x"]])
     smallest = everywhere[everywhere > 0].min()
@@ -94,7 +94,7 @@ def gamma_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure
 
 
 def method_figures(means: pd.DataFrame, beside: pd.DataFrame) -> dict[str, Figure]:
-    """PSNR of every method, inside the hole too where there is one: dots, a figure per problem."""
+    """Draw PSNR of every method as dots, inside a hole too where there is one; one per problem."""
     figures, styles = {}, styles_of([*means["method"], *beside["method"]])
     for setting, part in means.groupby("setting", sort=False):
         theirs = beside[beside["setting"] == setting]
@@ -114,7 +114,7 @@ def _curves(
     spread: str,
     styles: Styles,
 ) -> None:
-    """Means against x, with standard errors; without x, a horizontal line."""
+    """Draw means against x, with standard errors; without x, a horizontal line."""
     for method, part in best_first(means).groupby("method", sort=False):
         colour, marker = styles[method]
         part = part.sort_values("x")
@@ -143,7 +143,7 @@ def _curves(
 def _dots(
     means: pd.DataFrame, published: pd.DataFrame, value: str, spread: str, styles: Styles
 ) -> Figure:
-    """Methods from the best down; a set is told by its marker."""
+    """Draw methods from the best down, a marker per set."""
     order = means.groupby("method")[value].mean().sort_values(na_position="first").index
     height = {method: place for place, method in enumerate(order)}
     figure, axes = _panel(1.5 + 0.36 * len(order))
@@ -177,11 +177,10 @@ def _dots(
 
 
 def styles_of(methods: Iterable[str]) -> Styles:
-    """Colour and marker by method: no two have both in common, and no colour returns before all
-    have been used.
+    """Give each method a colour and a marker; no two methods share both.
 
-    Variants, `glow (last)`, share the method's colour and differ by marker; where there is nothing
-    but variants of one method, they differ by colour too.
+    No colour returns before all have been used. Variants, `glow (last)`, share the method's colour
+    and differ by marker; where there are only variants of one method, they differ by colour too.
     """
     names = list(dict.fromkeys(methods))
     bases = list(dict.fromkeys(name.split(" (")[0] for name in names))
@@ -208,14 +207,14 @@ def styles_of(methods: Iterable[str]) -> Styles:
 
 
 def drawn(means: pd.DataFrame) -> pd.DataFrame:
-    """What figures show: of an untrained network the last iterate alone, as published."""
+    """Keep what figures show: of an untrained network only the last iterate, as published."""
     base = means["method"].str.split(" (", regex=False).str[0]
     last = set(base[means["method"].str.endswith(" (last)")])
     return means[~base.isin(last) | means["method"].str.endswith(" (last)")]
 
 
 def _panel(height: float = 3.3) -> tuple[Figure, Axes]:
-    """One plot as wide as a phone; a page sets several side by side."""
+    """Make one plot as wide as a phone; a page sets several side by side."""
     figure = Figure(figsize=(4.7, height), layout="constrained")
     axes = figure.subplots()
     axes.grid(True)
@@ -223,13 +222,13 @@ def _panel(height: float = 3.3) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, axes: Axes, published: bool) -> None:
-    """Below the plot, which keeps its height; in two columns where names are short enough."""
+    """Draw the legend below the plot, which keeps its height; in two columns if they fit."""
     handles, _ = axes.get_legend_handles_labels()
     if published:
         label = "published at 64px"
         handles.append(Line2D([], [], color="C9", marker="o", ls="--", mfc="none", label=label))
     for columns in (2, 1):
-        for legend in list(figure.legends):  # that of two columns, which was too wide
+        for legend in list(figure.legends):  # the one in two columns, which was too wide
             legend.remove()
         figure.legend(handles=handles, loc="outside lower left", ncols=columns)
         figure.set_figheight(3.3 + 0.22 * math.ceil(len(handles) / columns))
@@ -239,7 +238,7 @@ def _legend(figure: Figure, axes: Axes, published: bool) -> None:
 
 
 def _limits(*series: pd.Series | None) -> tuple[float, float]:
-    """One range for all sets, so that their figures compare."""
+    """Choose one range for all sets, so that their figures compare."""
     values = pd.concat([s for s in series if s is not None]).replace(math.inf, math.nan)
     if values.isna().all():
         return 0.0, 1.0

@@ -1,4 +1,4 @@
-"""The numbers published with the paper, and which of them belong beside ours."""
+"""The numbers published with the paper, and which of them to show with ours."""
 
 import math
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recovery.diagnostic import SEES_THE_TRUTH
+from core.variants import SEES_THE_TRUTH
 from report.layout import Layout, percent
 from report.plots import SET
 
 UNSQUARED = "v1-2019"  # penalised ||z||: its gamma means the same as ours at 0 alone
 SAME_M = 0.02  # relative: m/n of other image sizes counts as the same problem's
-# What the published rows call methods and problems that have other names here.
+# The published names of methods and problems that have other names here.
 PUBLISHED_METHODS = {
     "glow-denoising": "glow",
     "glow-128": "glow",
@@ -31,7 +31,7 @@ PUBLISHED_KINDS = {"initialisation": "cs"}
 
 
 def read_published() -> pd.DataFrame:
-    """The numbers published with the paper, of 64px images.
+    """Read the numbers published with the paper, of 64px images.
 
     Columns: figure, dataset, distribution, method, problem (cs, denoise, inpaint or
     initialisation), m, n, sigma, gamma, psnr (mean, dB), accuracy (dB), source. `figure` is
@@ -43,7 +43,7 @@ def read_published() -> pd.DataFrame:
 
 
 def published_beside(published: pd.DataFrame, means: pd.DataFrame, layout: Layout) -> pd.DataFrame:
-    """The published values of the same kind of problem, set and method as `means`.
+    """Find the published values of the same kind of problem, set and method as `means`.
 
     Columns: SET, method (our name of it), setting, x, psnr, figure, accuracy.
     """
@@ -72,9 +72,9 @@ def published_beside(published: pd.DataFrame, means: pd.DataFrame, layout: Layou
 
 
 def _published_names(methods: pd.Series) -> pd.Series:
-    """What the published rows call our methods. Beside radii, 0 is that study's own norm 0.
+    """Give our methods their published names. With radii, 0 is that study's own norm 0.
 
-    Of an untrained network the last iterate was published.
+    For untrained networks the authors published the last iterate.
     """
     names = methods.str.removesuffix(" (last)").str.removesuffix(f" ({SEES_THE_TRUTH})")
     names = names.replace(PUBLISHED_METHODS)

@@ -10,7 +10,7 @@ from results.means import GROUP, latest, means, named
 
 
 def summary_table(rows: pd.DataFrame) -> Table:
-    """The last recovery as a terminal table: mean PSNR ± standard error per problem and set."""
+    """Make a table of the last recovery: mean PSNR ± standard error per problem and set."""
     rows = named(latest(rows))
     several = rows["method"].nunique() > 1
     by = "" if several else f" by {rows['method'].iloc[0]}"
@@ -42,7 +42,7 @@ def summary_table(rows: pd.DataFrame) -> Table:
 
 
 def comparison_table(rows: pd.DataFrame) -> Table:
-    """Mean PSNR ± standard error of several priors or methods, side by side, from `compared`."""
+    """Make a table of several priors or methods side by side, from the rows of `compared`."""
     names = list(dict.fromkeys(rows["recovery"]))
     table = Table(
         title="Mean PSNR in dB, of the same images, operators and noise",
@@ -69,7 +69,7 @@ def comparison_table(rows: pd.DataFrame) -> Table:
 
 
 def show(table: Table) -> None:
-    """Print a table: as wide as the terminal, or 110 columns into a file."""
+    """Print a table as wide as the terminal, or 110 columns wide to a file."""
     Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 

@@ -1,4 +1,4 @@
-"""Which recoveries are the same: a short hash of what an operator, a method and weights are."""
+"""Which recoveries are the same: a short hash of an operator, a method and weights."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from core.files import drop_cut_line
 
-# Classes that have moved are described as they were named first: rows of theirs stay done.
+# Classes that have moved keep their first name here, so that their rows stay done.
 FIRST_NAMED = {
     "recovery.physics.Physics": "recovery.deepinv.Physics",
     "recovery.physics.PerChannel": "recovery.deepinv.PerChannel",
@@ -23,7 +23,7 @@ FIRST_NAMED = {
 
 
 class ConfigTexts:
-    """Short hashes of configurations; each text is stored once in `configs.jsonl`, if given."""
+    """Short hashes of configurations; stores each text once, in the file at `path` if given."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -44,12 +44,12 @@ class ConfigTexts:
 
 
 def describe(thing: object) -> dict[str, Any]:
-    """What an operator or a method is: its class and its public settings, as JSON values.
+    """Describe an operator or a method: its class and its public settings, as JSON values.
 
-    Arrays are hashed; parts (stages of a method, physics of an operator) are described likewise.
+    Hashes arrays; describes parts (stages of a method, physics of an operator) in the same way.
 
-    Raises TypeError, naming the setting, for a value that does not tell what it is: two objects
-    that differ in it would pass for one, and rows of the one for the other's.
+    Raises TypeError, naming the setting, for a value that does not show what it is: two objects
+    that differ in it would pass for one, and one's rows for the other's.
     """
     settings: dict[str, Any] = {"class": _qualified(type(thing))}
     values = dict(vars(thing))
@@ -59,7 +59,7 @@ def describe(thing: object) -> dict[str, Any]:
         if name.startswith("_") or name in ("training", "prior", "batch_size"):
             continue
         if isinstance(value, torch.Generator | torch.device):
-            continue  # where it stands, not what it is
+            continue  # says where it runs, not what it is
         try:
             settings[name] = _described(value)
         except TypeError as error:
@@ -68,7 +68,7 @@ def describe(thing: object) -> dict[str, Any]:
 
 
 def _described(value: object) -> Any:
-    """What to write of a value. Raises TypeError if it does not tell what it is."""
+    """Describe a value. Raises TypeError if it does not show what it is."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
@@ -83,7 +83,7 @@ def _described(value: object) -> Any:
         return sorted((_described(part) for part in value), key=json.dumps)
     if isinstance(value, dict):
         return {str(name): _described(part) for name, part in value.items()}
-    if isinstance(value, partial):  # of a factory: what it makes, and with which options
+    if isinstance(value, partial):  # a factory: describe what it makes, and with which options
         return [_described_argument(part) for part in (value.func, *value.args, value.keywords)]
     if isinstance(value, Path | torch.dtype | Enum):
         return str(value)
@@ -98,7 +98,7 @@ def _described(value: object) -> Any:
 
 
 def _described_argument(value: object) -> Any:
-    """The same of an argument of a factory: a callable among them is how the rest is called."""
+    """Describe an argument of a factory; a plain callable only says how to call the rest."""
     told = isinstance(value, type | FunctionType | MethodType | BuiltinFunctionType | nn.Module)
     if callable(value) and not told and not is_dataclass(value):
         return _qualified(type(value))
@@ -106,7 +106,7 @@ def _described_argument(value: object) -> Any:
 
 
 def _tells(value: object) -> bool:
-    """Whether a plain object's state is in public attributes, or it has none."""
+    """Return whether a plain object keeps its state in public attributes, or has none."""
     names = list(getattr(value, "__dict__", ["_"]))
     return not names or any(not name.startswith("_") for name in names)
 

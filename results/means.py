@@ -7,20 +7,20 @@ import pandas as pd
 from results.rows import KEY
 
 GROUP = ["problem", "m", "dataset", "distribution", "method"]
-MEASUREMENT = ["problem", "m", "sigma", "seed", "dataset", "image"]  # what two methods share
+MEASUREMENT = ["problem", "m", "sigma", "seed", "dataset", "image"]  # of one y
 
 
 def named(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose method tells the variant too: `deep-decoder (last)`."""
+    """Move each row's variant into the name of its method: `deep-decoder (last)`."""
     variant = rows["variant"].where(rows["variant"] == "", " (" + rows["variant"] + ")")
     return rows.assign(method=rows["method"] + variant, variant="")
 
 
 def per_image(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
-    """One line per image of each group: the means over its seeds.
+    """Average each group over seeds, to one line per image.
 
     Columns: `by`, the rest of KEY but the seed, psnr, psnr_hole, ssim, seconds; not_converged and
-    diverged are true where they are of any seed.
+    diverged are true where they are for any seed.
     """
     keys = list(dict.fromkeys([*by, *KEY]))
     keys.remove("seed")
@@ -35,7 +35,7 @@ def per_image(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
 
 
 def means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per problem, set and method: PSNR mean and standard error, SSIM, counts of images.
+    """Average over images per problem, set and method: PSNR and its standard error, SSIM, counts.
 
     Columns: GROUP, psnr, sem, psnr_hole, ssim, images, not_converged, diverged, seconds.
     Averages over whatever else differs: filter to one `images_seen` first.
@@ -44,11 +44,11 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def image_means(images: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """The same of what `per_image` returns, per group `by`.
+    """Average what `per_image` returns, as `means` does, per group `by`.
 
     More columns: psnr_hole_sem, ssim_sem, tried (images with no PSNR among them).
     """
-    name = images["image"]  # counted once each, whatever else tells lines apart
+    name = images["image"]  # to count each image once, however many lines it has
     images = images.assign(
         scored=name.where(images["psnr"].notna()),
         slow=name.where(images["not_converged"]),
@@ -71,7 +71,7 @@ def image_means(images: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def scalars(rows: pd.DataFrame, prefix: str) -> dict[str, float]:
-    """What is charted while training, from the rows of one recovery.
+    """Compute the charts' values during training, from the rows of one recovery.
 
     `<prefix>/<problem>/<dataset>/<method>/psnr` (and ssim, psnr_hole), and the gap between the
     distributions, `<prefix>/<problem>/gap/<method>/psnr`.
@@ -93,10 +93,10 @@ def scalars(rows: pd.DataFrame, prefix: str) -> dict[str, float]:
 
 
 def comparable(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of images that every recovery of their problem and set includes.
+    """Keep the rows of images that every recovery of their problem and set includes.
 
-    A recovery at the end takes in more images than those while training: their means do not
-    belong on one curve. One that was interrupted, and has fewer images than most, is left out.
+    A recovery at the end takes in more images than those during training: their means do not
+    belong on one curve. Leaves out an interrupted recovery, which has fewer images than most.
     """
     by = ["problem", "dataset", "method"]
     counts = rows.groupby([*by, "images_seen"], as_index=False)["image"].nunique()
@@ -108,18 +108,18 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def latest(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each run's last recovery, and those that are the same at any time.
+    """Keep the rows of each run's last recovery, and those that are the same at any time.
 
-    `rows` as `read_rows` gives them: without those of configs that were replaced.
+    `rows` as `read_rows` returns them: without those of replaced configs.
     """
     last = rows["images_seen"] == rows.groupby("run")["images_seen"].transform("max")
     return rows[last | rows["prior"].eq("")]
 
 
 def compared(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each run's last rows of the measurements that all its priors and methods recovered.
+    """Keep each run's last rows of the measurements that all priors and methods recovered.
 
-    Adds the column `recovery`: prior and method, and the run where these are alike in several.
+    Adds the column `recovery`: prior and method, and the run too where several share these.
 
     Raises:
         ValueError: there is no such measurement.

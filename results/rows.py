@@ -59,14 +59,14 @@ COLUMNS = [field.name for field in fields(Row)]
 TYPES = {field.name: field.type if field.type in (str, int) else float for field in fields(Row)}
 
 
-BEFORE_KINDS = [column for column in COLUMNS if column != "kind"]  # as version 0.1 wrote them
+BEFORE_KINDS = [column for column in COLUMNS if column != "kind"]  # version 0.1 wrote these
 
 
 class RowFile:
     """Appends rows to a CSV file; each call is on disk when it returns.
 
-    A last line cut short by a crash is dropped when the file is opened, and a file of version 0.1
-    is given today's columns. Raises ValueError if the file has other columns.
+    Opening drops a last line that a crash cut short, and gives a file of version 0.1 today's
+    columns. Raises ValueError if the file has other columns.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,18 +96,18 @@ class RowFile:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
-            os.truncate(self.path, size)  # what a full disk cut short, the next row would go on
+            os.truncate(self.path, size)  # or the next row would continue a line that was cut
             raise
 
 
 def read_rows(path: Path | str, *, every: bool = False) -> pd.DataFrame:
-    """Rows of a file, or of all `rows*.csv` of a run directory.
+    """Read the rows of a file, or of all `rows*.csv` in a run directory.
 
-    Of rows with one key the last counts (of several files, the file written last), and nothing of
-    a config any of whose images was recovered anew under another one, unless `every` row is asked
-    for. A last line that is cut short, or just being written, is no row.
+    Of rows with one key the last counts (of several files, the file written last). A config stops
+    counting once any of its images has been recovered under another one. `every=True` returns all
+    rows. A last line that is cut short, or that a process is writing, is no row.
 
-    Raises FileNotFoundError where there are none.
+    Raises FileNotFoundError if there are none.
     """
     path = Path(path)
     files = list(path.glob("rows*.csv")) if path.is_dir() else [path]
@@ -119,10 +119,10 @@ def read_rows(path: Path | str, *, every: bool = False) -> pd.DataFrame:
 
 
 def superseded(rows: pd.DataFrame) -> pd.Series:
-    """Which rows no longer count: a later one has their key, or their config was replaced.
+    """Mark the rows that no longer count: a later one has their key or replaced their config.
 
-    A recovery was configured anew if a later row of an image of it has another config. Configs
-    that share no image, as those of processes that round differently, all count.
+    A config is replaced if a later row of one of its images has another config. Configs that share
+    no image, such as those of processes that round differently, all count.
     """
     again = rows.duplicated(KEY, keep="last")
     last = rows.groupby(KEY, sort=False)["config"].transform("last")
@@ -132,7 +132,7 @@ def superseded(rows: pd.DataFrame) -> pd.Series:
 
 
 def done_images(rows: pd.DataFrame, **key: Any) -> set[str]:
-    """Names of the images whose rows already match every given column, `config` among them."""
+    """Name the images whose rows already match every given column, `config` among them."""
     matches = pd.Series(True, index=rows.index)
     for column, value in key.items():
         matches &= rows[column] == value
@@ -140,7 +140,7 @@ def done_images(rows: pd.DataFrame, **key: Any) -> set[str]:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Every row of one file."""
+    """Read every row of one file."""
     empty = {column: ["", "nan"] for column, kind in TYPES.items() if kind is float}
     rows = pd.read_csv(
         io.BytesIO(whole_lines(path) or ",".join(COLUMNS).encode()),
@@ -155,7 +155,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def kind_by_name(problem: str) -> str:
-    """The kind of a problem of version 0.1, whose rows tell it by the name alone; "" if unknown."""
+    """Tell a problem's kind by its name, which is all that rows of version 0.1 have; or ""."""
     kind = problem.split("-")[0]
     return kind if kind in ("cs", "denoise", "inpaint") else ""
 

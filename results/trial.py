@@ -38,7 +38,7 @@ class Problem:
 class Trial:
     """One batch: truth and y on the method's device, the recovery, and its rows.
 
-    The last rows are the recovery's, in the images' order; before them, those of its alternatives.
+    The recovery's own rows come last, in the images' order, after those of its alternatives.
     """
 
     truth: Tensor
@@ -67,10 +67,10 @@ class Job:
         row: Row,
         texts: ConfigTexts,
     ) -> "Job":
-        """The job of a row that names run, problem, method, seed, prior and its training so far.
+        """Make the job of a row that names run, problem, method, seed, prior and images seen.
 
-        What is free of a prior is the same whatever was trained, and for how long: so is its row.
-        Raises ValueError where a method needs a prior and there is none.
+        A method that needs no prior is the same whatever was trained, and for how long: so is its
+        row. Raises ValueError if a method needs a prior and there is none.
         """
         described: dict[str, Any] = {"problem": describe(operator)}
         if isinstance(make, PriorFree):
@@ -93,7 +93,7 @@ class Job:
         return cls(operator, method, images, row)
 
     def missing(self, rows: pd.DataFrame) -> list[int]:
-        """Positions of the images that have no row of this job yet."""
+        """Find the positions of the images that have no row of this job yet."""
         row = self.template
         done = done_images(
             rows,
@@ -109,7 +109,7 @@ class Job:
 
 
 def measurement_as_image(y: Tensor, operator: Operator) -> Tensor | None:
-    """What was measured, as images: y itself, or its adjoint; None of a non-linear operator."""
+    """Show y as images: itself, or its adjoint; None for a non-linear operator."""
     if tuple(y.shape[1:]) == operator.image_shape:
         return y
     return operator.A_adjoint(y) if operator.linear else None

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from results.means import named
 from studies.study import Given, Study, Tables
 
-SMALL = 50  # images below which a group's mean is not to be relied on
+SMALL = 50  # in a group of fewer images the mean is not reliable
 DRAWS = 2000  # of the bootstrap
 
 
 def read_attributes(path: Path) -> pd.DataFrame:
-    """A table of 0 / 1 attributes, indexed by image name without extension.
+    """Read a table of 0 / 1 attributes, indexed by image name without extension.
 
-    CelebA's -1 / 1 are read as 0 / 1.
+    Reads CelebA's -1 / 1 as 0 / 1.
 
     Raises:
         ValueError: the file is missing, has no column `name`, or names an image twice.
@@ -37,7 +37,7 @@ def read_attributes(path: Path) -> pd.DataFrame:
 
 
 def require_attributes(table: pd.DataFrame, attributes: Sequence[str]) -> None:
-    """Raises ValueError naming an attribute that the table lacks, or whose values are others."""
+    """Raise ValueError naming an attribute that the table lacks, or that has other values."""
     for attribute in attributes:
         if attribute not in table:
             raise ValueError(
@@ -53,7 +53,7 @@ def require_attributes(table: pd.DataFrame, attributes: Sequence[str]) -> None:
 
 
 def require_known(table: pd.DataFrame, names: Sequence[str]) -> None:
-    """Raises ValueError if the table names none of the images."""
+    """Raise ValueError if the table names none of the images."""
     if not any(name in table.index for name in names):
         raise ValueError(
             f"the attribute table names none of the {len(names)} images ({names[0]}, ...); it "
@@ -64,10 +64,10 @@ def require_known(table: pd.DataFrame, names: Sequence[str]) -> None:
 def balanced(
     names: Sequence[str], table: pd.DataFrame, attributes: Sequence[str], per_group: int
 ) -> list[int]:
-    """Positions of the first images that give each attribute `per_group` with and without it.
+    """Find the first images that give each attribute `per_group` with it and without, by position.
 
-    Fewer where there are not so many: none, if the table knows none of the images. Raises
-    ValueError if it has no such attribute.
+    Fewer if there are not so many: none if the table knows none of the images. Raises ValueError
+    if it has no such attribute.
     """
     require_attributes(table, attributes)
     known = [index for index, name in enumerate(names) if name in table.index]
@@ -82,15 +82,16 @@ def balanced(
 class Bias(Study):
     """PSNR of images with an attribute minus PSNR of those without it, per method and problem.
 
-    A prior without bias has differences like those of methods that were trained on nothing: what
-    such a method also shows is that these images are harder, not that the prior is unfair to
-    them. So each difference is also given relative to a reference method's on the same images.
-    Intervals are of the bootstrap over images, within groups (Efron & Tibshirani 1993, chapter 13).
+    A prior without bias has differences like those of methods that were trained on nothing. Where
+    such a method has a difference too, these images are harder, and the prior is not unfair to
+    them. So the table also gives each difference relative to a reference method's on the same
+    images. Intervals come from a bootstrap over images, within groups (Efron & Tibshirani 1993,
+    chapter 13).
 
     Args:
-        attributes: columns of the attribute table, as `Eyeglasses`; `not No_Beard` turns one round.
+        attributes: columns of the attribute table, as `Eyeglasses`; `not No_Beard` reverses one.
         reference: a method that needs no training.
-        dataset: whose images the table knows.
+        dataset: the set whose images the table knows.
     """
 
     title = "Recovery of images with and without an attribute"
@@ -213,11 +214,14 @@ def column(attribute: str) -> str:
 
 
 def compare(values: np.ndarray, shown: np.ndarray) -> dict[str, float | int | bool]:
-    """Mean of the images that show an attribute minus that of the others, with its 95% interval.
+    """Subtract the mean of images without an attribute from that of images with it.
 
     Args:
         values: (N,) of images; NaN where there is none.
-        shown: (N,) bool.
+        shown: (N,) bool, whether an image shows the attribute.
+
+    Returns:
+        The counts with and without, whether either is small, the difference and its 95% interval.
     """
     known = ~np.isnan(values)
     having, lacking = values[known & shown], values[known & ~shown]

@@ -12,13 +12,13 @@ from core.seeds import generator
 from priors.prior import FlowPrior, InvertibleNetwork
 from studies.study import Given, Study, Tables, unit_range
 
-LARGEST = 12_288  # n of 64px colour: a Jacobian of 1.2 GB in float64
+LARGEST = 12_288  # n of a 64px colour image: its Jacobian takes 1.2 GB in float64
 OVERSAMPLING = 16  # columns beyond the rank (Halko, Martinsson & Tropp 2011, section 4.2)
 POWER_ITERATIONS = 2
 
 
 def jacobian(network: InvertibleNetwork, z: Tensor, chunk: int = 64) -> Tensor:
-    """dG/dz at z (n,), as (n, n): row = pixel, column = latent; in z's precision.
+    """Compute dG/dz at z (n,), as (n, n): row = pixel, column = latent; in z's precision.
 
     Forward mode, `chunk` columns at a time.
     """
@@ -26,7 +26,7 @@ def jacobian(network: InvertibleNetwork, z: Tensor, chunk: int = 64) -> Tensor:
 
 
 def products(network: InvertibleNetwork, z: Tensor, directions: Tensor, chunk: int = 64) -> Tensor:
-    """The Jacobian's products J v with directions v, the columns of (n, k), as (n, k).
+    """Compute the products J v with directions v, the columns of (n, k), as (n, k).
 
     Each product is its own copy of z in a batch: the network need not know `vmap`.
     """
@@ -40,7 +40,7 @@ def products(network: InvertibleNetwork, z: Tensor, directions: Tensor, chunk: i
 def transposed_products(
     network: InvertibleNetwork, z: Tensor, images: Tensor, chunk: int = 64
 ) -> Tensor:
-    """The products J^T u with images u, the columns of (n, k), as (n, k). Reverse mode."""
+    """Compute the products J^T u with images u, the columns of (n, k), as (n, k). Reverse mode."""
     columns = []
     for part in images.split(chunk, dim=1):
         copies = z.expand(part.shape[1], -1).clone().requires_grad_()
@@ -51,14 +51,14 @@ def transposed_products(
 
 
 def singular_values(network: InvertibleNetwork, z: Tensor, chunk: int = 64) -> Tensor:
-    """All n singular values of dG/dz at z (n,), largest first."""
+    """Compute all n singular values of dG/dz at z (n,), largest first."""
     return torch.linalg.svdvals(jacobian(network, z, chunk))
 
 
 def leading_singular_values(
     network: InvertibleNetwork, z: Tensor, rank: int, chunk: int = 64
 ) -> Tensor:
-    """The `rank` largest, from a randomised range finder with power iterations.
+    """Estimate the `rank` largest, by a randomised range finder with power iterations.
 
     Q is a basis of the range of (J J^T)^2 J W with W Gaussian; the singular values of Q^T J are
     lower bounds (Halko, Martinsson & Tropp 2011, algorithms 4.4 and 5.1).
@@ -66,7 +66,7 @@ def leading_singular_values(
     columns = min(rank + OVERSAMPLING, len(z))
     gaussian = torch.randn(len(z), columns, generator=generator("range-finder"), dtype=z.dtype)
     found = products(network, z, gaussian.to(z.device), chunk)
-    for _ in range(POWER_ITERATIONS):  # orthogonal in between, or rounding hides small values
+    for _ in range(POWER_ITERATIONS):  # orthogonalise in between, or rounding hides small values
         rows = transposed_products(network, z, torch.linalg.qr(found).Q, chunk)
         found = products(network, z, torch.linalg.qr(rows).Q, chunk)
     rows = transposed_products(network, z, torch.linalg.qr(found).Q, chunk)
@@ -74,7 +74,7 @@ def leading_singular_values(
 
 
 def latents(prior: FlowPrior, images: Tensor) -> Tensor:
-    """z = encode(x) in float64 of images (N, C, H, W) in [0, 1], as (N, n)."""
+    """Encode images (N, C, H, W) in [0, 1], in float64: z as (N, n)."""
     with torch.no_grad():
         return torch.cat([prior.encode(image[None].double())[0] for image in images])
 
@@ -86,7 +86,7 @@ class Jacobian(Study):
 
     Args:
         prior: a flow.
-        dataset: the set whose images are taken.
+        dataset: the set to take images from.
         images: how many.
         rank: None for all n singular values; a number for that many of the largest, by a
             randomised range finder.
@@ -112,7 +112,7 @@ class Jacobian(Study):
         self.chunk = chunk
 
     def check(self, given: Given) -> None:
-        """Raises ValueError: no such prior or set, or n is too large for all singular values."""
+        """Raise ValueError: no such prior or set, or n is too large for all singular values."""
         prior = given.flow(self.prior)
         given.first_images(self.dataset, self.images, prior)
         if self.rank is None and prior.latent_dim > LARGEST:
@@ -122,7 +122,7 @@ class Jacobian(Study):
             )
 
     def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
-        """Table `singular_values`: image, n, index (from 1), singular_value, exact (0 or 1)."""
+        """Make table `singular_values`: image, n, index (from 1), singular_value, exact (0, 1)."""
         prior = given.flow(self.prior).double()
         images = given.first_images(self.dataset, self.images, prior)
         z = latents(prior, unit_range(images.images, given.device))

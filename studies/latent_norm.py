@@ -24,8 +24,8 @@ class LatentNorm(Study):
     Args:
         prior: a flow.
         dataset: the set that also gets noise.
-        sigmas: standard deviations of the noise added to it, in units of [0, 1] images.
-        others: sets taken as they are.
+        sigmas: standard deviations of that noise, for images in [0, 1].
+        others: sets without noise.
         images: how many of each set.
         batch_size: images encoded at once.
     """
@@ -51,13 +51,13 @@ class LatentNorm(Study):
         self.batch_size = batch_size
 
     def check(self, given: Given) -> None:
-        """Raises ValueError: no such flow or set."""
+        """Raise ValueError: no such flow or set."""
         for dataset in (self.dataset, *self.others):
             given.first_images(dataset, self.images, given.flow(self.prior))
 
     @torch.no_grad()
     def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
-        """Table `norms`: dataset, distribution, sigma, image, n, norm, log_likelihood in nats."""
+        """Make table `norms`: dataset, distribution, sigma, image, n, norm, log_likelihood."""
         prior = given.flow(self.prior)
         kinds = [(self.dataset, sigma) for sigma in (0.0, *self.sigmas)]
         tables = []
@@ -65,7 +65,7 @@ class LatentNorm(Study):
             progress(f"encode {dataset}, noise {sigma}")
             images = given.first_images(dataset, self.images, prior)
             seeds = [seed_from("latent-norm", dataset, name) for name in images.image_names]
-            # one draw per image, scaled: an image differs between the sigmas in nothing else
+            # one draw per image, scaled, so that nothing else differs between the sigmas
             noise = sigma * normal(seeds, prior.image_shape).to(given.device)
             x = unit_range(images.images, given.device) + noise
             encoded = [prior.encode(part) for part in x.split(self.batch_size)]
@@ -124,7 +124,7 @@ def _finite(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Rows by what was encoded: `celeba-val`, `celeba-val + 0.1`."""
+    """Group rows by what the prior encoded: `celeba-val`, `celeba-val + 0.1`."""
     return {
         f"{dataset} + {sigma:g}" if sigma else str(dataset): rows
         for (dataset, sigma), rows in table.groupby(["dataset", "sigma"], sort=False)

@@ -1,8 +1,8 @@
 """How far an image moves when its latent takes a step (the authors' dx/dz experiment).
 
 Differences between two images' latents ("natural" directions) move an image more than random
-directions do: the anisotropy that section 5 of the paper sees in the Jacobian. The numbers drawn
-beside ours are means of the authors' published CSV files, `studies/published/latent_step.csv`.
+directions do: the anisotropy that section 5 of the paper sees in the Jacobian. The figure shows
+the means of the authors' published CSV files too, `studies/published/latent_step.csv`.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,15 +25,15 @@ LENGTHS = tuple(round(0.01 + 0.79 * step / 19, 2) for step in range(20))
 class LatentStep(Study):
     """||x - G(z + step)|| against ||step||, with z = encode(x), for three kinds of direction.
 
-    natural: z - z' with z' another image's latent, away from it as the authors had it. uniform:
-    the authors' random direction, of entries U[0, 1), all positive. gaussian: entries N(0, 1).
-    Images have 5 bits and uniform noise, as in training and as the authors had them.
+    natural: z - z' with z' another image's latent, away from it as in the authors' code. uniform:
+    the authors' random direction, with entries U[0, 1), all positive. gaussian: entries N(0, 1).
+    Images have 5 bits and uniform noise, as in training and in the authors' code.
 
     Args:
         prior: a flow.
-        dataset: the set whose images are taken.
+        dataset: the set to take images from.
         images: how many; each one's natural direction leads away from the one before it.
-        directions: random directions per image and kind, whose changes are averaged.
+        directions: random directions per image and kind; the study averages their changes.
         lengths: of the steps.
         batch_size: images decoded at once.
     """
@@ -61,17 +61,17 @@ class LatentStep(Study):
         self.batch_size = batch_size
 
     def check(self, given: Given) -> None:
-        """Raises ValueError: no such flow, or no such set with at least 2 images."""
+        """Raise ValueError: no such flow, or no such set with at least 2 images."""
         images = given.first_images(self.dataset, self.images, given.flow(self.prior))
         if len(images.images) < 2:
             raise ValueError(f"LatentStep needs at least 2 images of {self.dataset}")
 
     @torch.no_grad()
     def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
-        """Table `steps`: direction, dz_norm, n_rows (images), dx_mean, dx_median, dx_std, dx_max.
+        """Make table `steps`, with the columns of the published one.
 
-        The columns of the published table; dx is the change of an image, averaged over its random
-        directions.
+        direction, dz_norm, n_rows (images), dx_mean, dx_median, dx_std, dx_max; dx is the change of
+        an image, averaged over its random directions.
         """
         prior = given.flow(self.prior)
         images = given.first_images(self.dataset, self.images, prior)
@@ -90,7 +90,7 @@ class LatentStep(Study):
         return {"steps": pd.DataFrame(rows)}
 
     def _directions(self, images: ImageSet, z: Tensor) -> dict[str, Tensor]:
-        """Per kind, (directions, N, n)."""
+        """Make the directions of each kind, (directions, N, n)."""
 
         def random(draw: Callable[..., Tensor], kind: str) -> Tensor:
             seeds = [
@@ -108,7 +108,7 @@ class LatentStep(Study):
         }
 
     def _changes(self, prior: FlowPrior, x: Tensor, z: Tensor) -> Tensor:
-        """||x - G(z)|| per image, (N,)."""
+        """Compute ||x - G(z)|| per image, (N,)."""
         parts = zip(x.split(self.batch_size), z.split(self.batch_size), strict=True)
         return torch.cat([(x - prior.decode(z)).flatten(1).norm(dim=1) for x, z in parts])
 
@@ -147,7 +147,7 @@ class LatentStep(Study):
 
 
 def five_bits(images: ImageSet) -> Tensor:
-    """uint8 images -> float (N, C, H, W) in [0, 1) with 32 levels and uniform noise of one level.
+    """Map uint8 images to (N, C, H, W) in [0, 1): 32 levels, and uniform noise of one level.
 
     The noise depends on the image's name alone.
     """
@@ -157,7 +157,7 @@ def five_bits(images: ImageSet) -> Tensor:
 
 
 def _slope(steps: pd.DataFrame, direction: str) -> tuple[float, float]:
-    """Mean change per unit of the longest step, and its standard error over images."""
+    """Compute the mean change per unit of the longest step, and its standard error over images."""
     row = steps[steps["direction"] == direction].nlargest(1, "dz_norm").iloc[0]
     sem = row["dx_std"] / row["n_rows"] ** 0.5
     return row["dx_mean"] / row["dz_norm"], sem / row["dz_norm"]

@@ -41,13 +41,15 @@ class Samples(Study):
         self.batch_size = batch_size
 
     def check(self, given: Given) -> None:
-        """Raises ValueError: no such prior."""
+        """Raise ValueError: no such prior."""
         for name in self.priors:
             given.prior(name)
 
     @torch.no_grad()
     def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
-        """Table `samples`: prior, temperature, count, not_finite, mean, contrast, outside, spread.
+        """Make table `samples`: one line per prior and temperature.
+
+        prior, temperature, count, not_finite, mean, contrast, outside, spread.
 
         Of the finite samples: mean of all pixels; contrast, the standard deviation within an
         image; outside, the share of values outside [0, 1]; spread, the standard deviation of a
@@ -77,12 +79,12 @@ class Samples(Study):
         ]
 
     def figures(self, tables: Tables) -> dict[str, Figure]:
-        """None: samples are pictures, and are not published."""
+        """Return none: samples are pictures, which the page does not publish."""
         return {}
 
 
 def statistics(samples: Tensor) -> dict[str, float]:
-    """Of samples (N, C, H, W), see `Samples.compute`; nan where fewer than two are finite."""
+    """Compute the statistics of samples (N, C, H, W); nan if fewer than two are finite."""
     finite = samples[samples.isfinite().flatten(1).all(dim=1)]
     return {
         "not_finite": len(samples) - len(finite),
@@ -94,7 +96,7 @@ def statistics(samples: Tensor) -> dict[str, float]:
 
 
 def picture(samples: Tensor) -> Tensor:
-    """Images (N, C, H, W) side by side in a square, clamped: (3, H', W') in [0, 1]."""
+    """Tile images (N, C, H, W) in a square, clamped: (3, H', W') in [0, 1]."""
     across = math.ceil(math.sqrt(len(samples)))
     empty = samples.new_ones((-len(samples) % across, *samples.shape[1:]))
     tiles = torch.cat([samples.nan_to_num(0.5).clamp(0, 1), empty])

@@ -1,6 +1,6 @@
 """A study: a question about priors that recovered images alone do not answer.
 
-`compute` makes tables, `findings` and `figures` read nothing but those: a report is drawn again
+`compute` makes tables; `findings` and `figures` read nothing else, so a report can be drawn again
 from the saved CSV files without computing anything.
 """
 
@@ -29,7 +29,7 @@ class Given:
         sets: held-out images by the name of their set, uint8 (N, C, H, W).
         rows: all recoveries of this evaluation (columns of `results.rows`); may be empty.
         device: of the priors.
-        folder: where pictures may be written (PNG); they are never published.
+        folder: for pictures (PNG); nothing publishes them.
         attributes: what images show, by name (see `studies.bias.read_attributes`), if known.
     """
 
@@ -41,24 +41,24 @@ class Given:
     attributes: pd.DataFrame | None = None
 
     def prior(self, name: str) -> Prior:
-        """Raises ValueError where there is none of this name."""
+        """Return the prior of that name. Raises ValueError if there is none."""
         if name not in self.priors:
             names = ", ".join(self.priors) or "none"
             raise ValueError(f"no prior named {name!r}: there are {names}")
         return self.priors[name]
 
     def flow(self, name: str) -> FlowPrior:
-        """Raises ValueError where there is none of this name, or it is not invertible."""
+        """Return the flow of that name. Raises ValueError if there is none, or it is no flow."""
         prior = self.prior(name)
         if not isinstance(prior, FlowPrior):
             raise ValueError(f"the prior {name!r} must be a flow: {prior.name} is not invertible")
         return prior
 
     def first_images(self, dataset: str, count: int, prior: Prior) -> ImageSet:
-        """The first `count` images of a set, or all; every study sees the same ones.
+        """Return the first `count` images of a set, or all; every study sees the same ones.
 
         Raises:
-            ValueError: there is no such set, or its images are not of the prior's shape.
+            ValueError: there is no such set, or its images do not have the prior's shape.
         """
         if dataset not in self.sets:
             names = ", ".join(self.sets) or "none"
@@ -74,7 +74,7 @@ class Study(ABC):
     """A question about priors. Its options name priors and sets by their names in `Given`.
 
     Attributes:
-        title: as the report heads it.
+        title: its heading in the report.
         reads_rows: whether it depends on the evaluation's rows.
     """
 
@@ -82,21 +82,21 @@ class Study(ABC):
     reads_rows: bool = False
 
     def check(self, given: Given) -> None:  # noqa: B027 - by default nothing is needed
-        """Raises ValueError naming what is missing, before anything slow."""
+        """Raise ValueError naming what is missing, before anything slow."""
 
     @abstractmethod
     def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
-        """The slow part. Its tables are saved as CSV; they are all that the rest sees."""
+        """Do the slow part. The tables go to disk as CSV, and the rest sees only them."""
 
     @abstractmethod
     def findings(self, tables: Tables) -> list[str]:
-        """Plain sentences with the numbers (n, ±), for the report's head."""
+        """Write plain sentences with the numbers (n, ±), for the report's head."""
 
     @abstractmethod
     def figures(self, tables: Tables) -> dict[str, Figure]:
-        """Caption -> figure, in the colours of whatever rcParams are in force."""
+        """Draw figures (caption -> figure), in the colours of whatever rcParams are in force."""
 
 
 def unit_range(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 (N, C, H, W) -> float32 in [0, 1] on `device`."""
+    """Map uint8 (N, C, H, W) to float32 in [0, 1] on `device`."""
     return images.to(device).float() / 255

@@ -35,17 +35,17 @@ ROUNDING = 1e-9  # a flat spectrum attains the lower bound exactly, up to float6
 
 
 def lower_bound(s: Tensor, m: int) -> float:
-    """sum_{i>m} s_i^2: the error of the best m-dimensional model."""
+    """Compute sum_{i>m} s_i^2: the error of the best m-dimensional model."""
     return s[m:].square().sum().item()
 
 
 def upper_bound(s: Tensor, m: int) -> float:
-    """(m - 1) sum_{i>m-2} s_i^2, for 4 <= m <= n."""
+    """Compute (m - 1) sum_{i>m-2} s_i^2, for 4 <= m <= n."""
     return (m - 1) * s[m - 2 :].square().sum().item()
 
 
 def best_bound(s: Tensor, m: int) -> float:
-    """min over k = 2..m-2 of (1 + k/(m-k-1)) sum_{i>k} s_i^2; the theorem takes k = m - 2.
+    """Minimise (1 + k/(m-k-1)) sum_{i>k} s_i^2 over k = 2..m-2; the theorem takes k = m - 2.
 
     Halko, Martinsson & Tropp 2011, theorem 10.5, with rank k and oversampling m - k.
     """
@@ -55,7 +55,7 @@ def best_bound(s: Tensor, m: int) -> float:
 
 
 def squared_errors(s: Tensor, m: int, draws: int, seed: torch.Generator) -> Tensor:
-    """||x_hat - x||^2 averaged over z, for each of `draws` matrices A (m, n): (draws,).
+    """Compute ||x_hat - x||^2 averaged over z, for each of `draws` matrices A (m, n): (draws,).
 
     Args:
         s: singular values (n,), float64.
@@ -78,14 +78,14 @@ class Theorem1(Study):
 
     Args:
         percent: m in percent of n; with n = 100, m itself. Every m must be from 4 to below n.
-        n: dimension of the spectra given by a formula.
+        n: dimension of the spectra that have a formula.
         draws: matrices A per point.
         prior: a flow; its Jacobian at an image gives one more spectrum, of the linear model that
-            is the generator near this image. None for none.
-        dataset: the set whose first images are taken.
+            approximates the generator near this image. None for none.
+        dataset: the set whose first images it takes.
         images: how many.
-        prior_draws: matrices A per point of these spectra: with n in the thousands one error is
-            like another.
+        prior_draws: matrices A per point of these spectra; a few, because with n in the thousands
+            the error hardly varies.
     """
 
     title = "Theorem 1: error of a linear invertible prior"
@@ -115,7 +115,7 @@ class Theorem1(Study):
         self.prior_draws = prior_draws
 
     def check(self, given: Given) -> None:
-        """Raises ValueError: no such flow or set, or the flow's n is above 12,288."""
+        """Raise ValueError: no such flow or set, or the flow's n is above 12,288."""
         if self.prior is None:
             return
         prior = given.flow(self.prior)
@@ -127,7 +127,7 @@ class Theorem1(Study):
             )
 
     def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
-        """Table `errors`: spectrum, n, m, draws, lower, mean, sem, upper, best_bound."""
+        """Make table `errors`: spectrum, n, m, draws, lower, mean, sem, upper, best_bound."""
         rows = []
         for name, s, draws in self._spectra(given, progress):
             for m in dict.fromkeys(round(part * len(s) / 100) for part in self.percent):
@@ -143,7 +143,7 @@ class Theorem1(Study):
     def _spectra(
         self, given: Given, progress: Callable[[str], None]
     ) -> Iterator[tuple[str, Tensor, int]]:
-        """Name, singular values (n,) in float64, draws."""
+        """Yield name, singular values (n,) in float64, draws."""
         index = torch.arange(1, self.n + 1, dtype=torch.float64, device=given.device)
         for name, formula in SPECTRA.items():
             yield name, formula(index), self.draws

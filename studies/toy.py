@@ -23,7 +23,7 @@ from priors.prior import standard_normal_log_prob
 from studies.study import Given, Study, Tables
 
 FAR = 4.0  # in standard deviations from every centre: between the modes, or outside
-LIKELY = 0.9  # of the data has a latent norm that counts as small
+LIKELY = 0.9  # this share of the data has a latent norm that counts as small
 
 
 @dataclass(frozen=True)
@@ -39,30 +39,30 @@ class PointSet:
     std: float
 
     def sample(self, count: int, seed: torch.Generator) -> Tensor:
-        """(count, 2)."""
+        """Draw (count, 2)."""
         which = torch.randint(len(self.centres), (count,), generator=seed)
         return self.centres[which] + self.std * torch.randn(count, 2, generator=seed)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) of x (B, 2), (B,) in nats."""
+        """Compute log p(x) of x (B, 2), (B,) in nats."""
         scaled = torch.cdist(x, self.centres) / self.std
         normaliser = math.log(2 * math.pi * self.std**2 * len(self.centres))
         return torch.logsumexp(-scaled.square() / 2, dim=1) - normaliser
 
     def far(self, x: Tensor) -> Tensor:
-        """Whether each of x (B, 2) is farther than `FAR` standard deviations from every centre."""
+        """Mark points x (B, 2) farther than `FAR` standard deviations from every centre."""
         return torch.cdist(x, self.centres).min(dim=1).values > FAR * self.std
 
 
 def moons() -> PointSet:
-    """Two interleaved half circles of radius 1, each a chain of 256 Gaussians."""
+    """Make two interleaved half circles of radius 1, each a chain of 256 Gaussians."""
     angle = torch.linspace(0, math.pi, 256)
     upper = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], dim=1)
     return PointSet(torch.cat([upper, -upper]), std=0.05)
 
 
 def ring() -> PointSet:
-    """Eight Gaussians on a circle of radius 2."""
+    """Put eight Gaussians on a circle of radius 2."""
     angle = torch.arange(8) * (math.pi / 4)
     return PointSet(2 * torch.stack([angle.cos(), angle.sin()], dim=1), std=0.15)
 
@@ -71,7 +71,7 @@ POINT_SETS = {"moons": moons, "ring": ring}
 
 
 class RealNVPToy(Study):
-    """Maximum likelihood on 2-D points by Adam, on the CPU, about a minute per point set.
+    """Fits a flow to 2-D points by maximum likelihood, on the CPU, about a minute per point set.
 
     Args:
         steps: of training.
@@ -100,12 +100,12 @@ class RealNVPToy(Study):
         self.grid = grid
 
     def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
-        """Tables, all with the column `points`, the name of the point set.
+        """Make tables, all with the column `points`, the name of the point set.
 
         `examples`: x, y of 2,000 training points. `grid`: x, y, log_density in nats, latent_norm,
-        far (0 or 1). `scores`: of held_out points the mean log-likelihood in nats under the true
+        far (0 or 1). `scores`: for held-out points the mean log-likelihood in nats under the true
         density and the flow's, the SEM of their difference, and the latent norm that 90% stay
-        below; of samples and of held-out points, the shares that are far from every mode.
+        below; for samples and held-out points, the shares that are far from every mode.
         """
         examples, grids, scores = [], [], []
         for name, make in POINT_SETS.items():
@@ -125,7 +125,7 @@ class RealNVPToy(Study):
     def _train(
         self, name: str, points: Tensor, seed: torch.Generator, progress: Callable[[str], None]
     ) -> RealNVP:
-        """A RealNVP fitted to points (N, 2): minimises -E log p(x) in nats per point."""
+        """Fit a RealNVP to points (N, 2): minimise -E log p(x) in nats per point."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed.initial_seed())
             network = RealNVP()
@@ -206,20 +206,20 @@ class RealNVPToy(Study):
 
 
 def log_density(network: RealNVP, x: Tensor) -> Tensor:
-    """log p(x) of x (B, 2), (B,) in nats."""
+    """Compute log p(x) of x (B, 2), (B,) in nats."""
     z, log_det = network(x)
     return standard_normal_log_prob(z) + log_det
 
 
 def plane(points: PointSet, side: int) -> Tensor:
-    """A square grid (side^2, 2) around the points' centres, x fastest."""
+    """Make a square grid (side^2, 2) around the points' centres, x fastest."""
     reach = points.centres.abs().max() + 8 * points.std
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, side) * reach] * 2, indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], dim=1)
 
 
 def _draw_map(axes: Axes, grid: pd.DataFrame, values: pd.Series, **colours: Any) -> None:
-    """Values over the plane; inside the contour are the modes."""
+    """Draw values over the plane; the contour encloses the modes."""
     side = math.isqrt(len(grid))
     x, y, far = (grid[column].to_numpy().reshape(side, side) for column in ("x", "y", "far"))
     image = axes.pcolormesh(x, y, values.to_numpy().reshape(side, side), **colours)

@@ -1,7 +1,9 @@
 """The command line of train.py: LightningCLI with run directories, resuming, and every callback."""
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from callbacks.samples import Samples
 from cli.configs import with_one_config
 from cli.types import register_types
 from core.files import write_whole
+from core.lock import alone_in
 from core.precision import require_full_precision
+from core.stopping import Stopped
 from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule
 from priors.checkpoint import read_checkpoint
@@ -174,16 +178,27 @@ class Train(LightningCLI):
     def fit(self, model: ClockedModule, **kwargs: Any) -> None:
         """Train from the run's newest checkpoint, else from --ckpt_path, else from the start.
 
-        W&B hears of the run last, once everything else has been looked at.
+        W&B hears of the run last, once everything else has been looked at. Raises ValueError while
+        another process trains this run.
         """
-        checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
-        if checkpoint is not None:
-            say(f"Resuming from {checkpoint}")
-            saved = read_checkpoint(checkpoint)["state_dict"]
-            require_same_architecture(model.state_dict(), saved)
-        self.datamodule.setup("fit")
-        self.trainer.loggers += wandb_logger(self.run)
-        self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
+        refuse_tasks_without_a_world(self.trainer)
+        self.datamodule.setup("fit")  # data that cannot be used leave no trace of the run
+        first = self.trainer.is_global_zero
+        with alone_in(self.run.directory, "train.py") if first else nullcontext():
+            checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
+            if checkpoint is not None:
+                say(f"Resuming from {checkpoint}")
+                saved = read_checkpoint(checkpoint)["state_dict"]
+                require_same_architecture(model.state_dict(), saved)
+            self.trainer.loggers += wandb_logger(self.run)
+            try:
+                self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
+            except Stopped as stopped:
+                say(
+                    f"Stopped by {stopped} after {model.images_seen:,} of {model.total_images:,} "
+                    f"images: the same command resumes from {self.run.directory / 'checkpoints'}"
+                )
+                raise
 
     @rank_zero_only
     def write_config(self) -> None:
@@ -194,6 +209,27 @@ class Train(LightningCLI):
     def after_fit(self) -> None:
         if self.trainer.is_global_zero:
             show_results(self.run.directory)
+        if self.model.images_seen < self.model.total_images:
+            raise Unfinished(
+                f"Training stopped after {self.model.images_seen:,} of "
+                f"{self.model.total_images:,} images, at trainer.max_time or an option like it: "
+                "the same command goes on"
+            )
+
+
+class Unfinished(Exception):
+    """Training ended in order, before it had seen all its images."""
+
+
+def refuse_tasks_without_a_world(trainer: pl.Trainer) -> None:
+    """Raises ValueError where Slurm has started several tasks that would all train alone."""
+    tasks = int(os.environ.get("SLURM_NTASKS", 1))
+    if SLURMEnvironment.detect() and tasks > 1 and trainer.world_size == 1:
+        raise ValueError(
+            f"Slurm runs {tasks} tasks, and trainer.devices and num_nodes make one process: each "
+            "task would train the same run alone. Set --trainer.devices to the tasks per node "
+            "(configs/cluster.yaml), or ask Slurm for one task"
+        )
 
 
 def plugins_with(named: Any) -> list[Any]:

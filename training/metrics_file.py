@@ -1,12 +1,13 @@
-"""Every logged number on disk, whatever else it is sent to."""
+"""Every logged number on disk, whichever other loggers get it too."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from core.files import drop_cut_line
 
 
 class MetricsFile(Logger):
@@ -15,9 +16,8 @@ class MetricsFile(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        if path.exists():  # drop a line that a crash cut short
-            text = path.read_bytes()
-            os.truncate(path, text.rfind(b"\n") + 1)
+        if path.exists():
+            drop_cut_line(path)
 
     @property
     def name(self) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from rich.console import Console
 
 from report.curves import training_curves
@@ -27,7 +26,7 @@ CHANGEABLE = (
     "data.init_args.num_workers",
     "data.init_args.validation_batch_size",
 )
-PINNED = ("trainer.accumulate_grad_batches", "run.begin_from")  # of these, not to be changed
+PINNED = ("trainer.accumulate_grad_batches", "run.begin_from")  # exceptions: it may not change them
 
 
 @dataclass
@@ -57,7 +56,7 @@ class Run:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """What differs between two configs of a run: a line each, and the keys a run may not change."""
+    """Compare two configs of a run: a line per difference, and the keys a run may not change."""
     old, new = flatten(before), flatten(after)
     changed = sorted(key for key in {**old, **new} if old.get(key) != new.get(key))
     lines = [f"  {key}: {old.get(key)} -> {new.get(key)}" for key in changed]
@@ -66,7 +65,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[s
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested config as {dotted key: value}."""
+    """Flatten a nested config to {dotted key: value}."""
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
     flat: dict[str, Any] = {}
@@ -75,19 +74,8 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The config of a run. Raises ValueError, naming the file, for anything else."""
-    try:
-        config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is damaged: it holds no config")
-    return config
-
-
 def show_results(directory: Path) -> None:
-    """The last recovery as a table, and where everything is."""
+    """Print the last recovery as a table, and where everything is."""
     console = Console()
     try:
         rows = read_rows(directory)
@@ -102,7 +90,7 @@ def show_results(directory: Path) -> None:
         ("metrics.jsonl", "every number logged while training"),
         ("pictures", "truth | measurement | recovery"),
         ("samples", "samples from the prior"),
-        ("checkpoints", "to resume from and to load the prior from"),
+        ("checkpoints", "to resume from, and to load the prior from"),
     ):
         if (directory / name).exists():
             console.print(f"{directory / name}: {what}", highlight=False, soft_wrap=True)

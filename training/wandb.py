@@ -10,21 +10,21 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from wandb.errors import Error as WandbError
 
+from core.files import write_whole
 from training.run import Run
 
 
 def wandb_logger(run: Run) -> list[WandbLogger]:
-    """The W&B logger, its run id kept in the run directory; none if disabled.
+    """Make the W&B logger, which keeps its run id in the run directory; none if disabled.
 
-    Raises ValueError if W&B was asked for online and cannot be reached.
+    Raises ValueError if `run.wandb` is online and the server cannot be reached.
     """
     if run.wandb == "disabled":
         return []
     offline = run.wandb == "offline" or (run.wandb == "auto" and not has_wandb_key())
     identity = run.directory / "wandb_id"
     if not identity.exists() and first_process():
-        run.directory.mkdir(parents=True, exist_ok=True)
-        identity.write_text(secrets.token_hex(4))
+        write_whole(identity, secrets.token_hex(4))
     logger = WandbLogger(
         project=run.project,
         name=run.name,
@@ -52,7 +52,7 @@ def first_process() -> bool:
 
 
 def has_wandb_key() -> bool:
-    """Whether `wandb login` was run or WANDB_API_KEY is set; asks no server."""
+    """Return whether you have run `wandb login` or set WANDB_API_KEY; asks no server."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname

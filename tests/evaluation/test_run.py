@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.lock import alone_in
 from evaluation.config import read_evaluation
-from evaluation.run import alone_in, make_bench
+from evaluation.run import make_bench
 from priors import load_prior
 from results.rows import COLUMNS, KEY, read_rows
 from tests.evaluation.conftest import Run
@@ -60,7 +61,7 @@ def test_a_larger_plan_computes_what_is_new_alone(run: Run) -> None:
 def test_two_at_once_in_one_folder_are_refused(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with alone_in(tmp_path / "results" / "tiny"), pytest.raises(SystemExit):
+    with alone_in(tmp_path / "results" / "tiny", "evaluate.py"), pytest.raises(SystemExit):
         run()
     assert "another evaluate.py is at work" in capsys.readouterr().err
 
