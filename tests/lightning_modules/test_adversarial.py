@@ -153,7 +153,7 @@ def test_growing_takes_the_minibatches_of_its_size(common: list[str]) -> None:
     assert max(counts) == (96 - 48) // 4  # Adam began afresh at 8px, after 48 images
 
 
-def test_a_finished_fade_is_plain_training(common: list[str]) -> None:
+def test_the_stage_follows_the_clock() -> None:
     ours = Adversarial(
         pggan.Generator(8, 6, base=32, growing=True),
         pggan.Discriminator(8, base=32),

@@ -128,13 +128,20 @@ def test_latent_order_is_shallow_first_each_flattened_chw() -> None:
     assert change[:4, :4].max() < 1e-6
 
 
-def test_squeeze_is_space_to_depth() -> None:
-    from networks.glow import _squeeze
-
-    x = torch.arange(2 * 4 * 4.0).view(1, 2, 4, 4)
-    y = _squeeze(x)
-    for c, dy, dx in [(0, 0, 1), (1, 1, 0), (1, 1, 1)]:
-        assert torch.equal(y[0, 4 * c + 2 * dy + dx], x[0, c, dy::2, dx::2])
+def test_a_level_puts_each_block_of_2_by_2_pixels_into_one_place() -> None:
+    """Before training, where couplings do not look at neighbours yet."""
+    network = small(image_size=8, levels=2, steps=1)
+    network.initialize(images_to_initialize(8, 8))
+    x = images_to_initialize(8, 1)
+    for row, column in ((0, 1), (2, 3), (7, 4)):
+        moved = x.clone()
+        moved[0, 1, row, column] += 0.1
+        with torch.no_grad():
+            change = (network(moved)[0] - network(x)[0]).abs()
+        shallow = change[0, :96].view(6, 4, 4).sum(dim=0)
+        deep = change[0, 96:].view(24, 2, 2).sum(dim=0)
+        assert shallow.nonzero().tolist() == [[row // 2, column // 2]]
+        assert deep.nonzero().tolist() == [[row // 4, column // 4]]
 
 
 def test_initialisation_normalises() -> None:

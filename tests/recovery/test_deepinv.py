@@ -305,10 +305,6 @@ def test_a_physics_of_other_images_is_refused() -> None:
         Deepinv(MRI)(SHAPE)
 
 
-def test_physics_is_operator() -> None:
-    assert isinstance(operator("blur"), Physics)
-
-
 def test_what_a_physics_raises_is_told_and_not_tried_again() -> None:
     calls: list[torch.dtype] = []
 

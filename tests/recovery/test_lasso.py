@@ -113,7 +113,9 @@ def test_the_gap_bounds_the_error_on_the_way() -> None:
 def test_any_linear_operator_is_served(operator: Operator, basis: str) -> None:
     x = images(3)
     y = operator(x)
-    recovery = Lasso(basis).recover(y, operator)  # type: ignore[arg-type]
+    lasso = Lasso(basis)  # type: ignore[arg-type]
+    lasso.check(operator)
+    recovery = lasso.recover(y, operator)
     assert recovery.status == ("converged",) * 3
     w = BASES[basis].analyse(recovery.image)
     objective = recovery.residual.square() + 0.01 * w.abs().flatten(1).sum(dim=1)
@@ -172,7 +174,3 @@ def test_measurements_that_are_not_finite_spoil_their_image_only() -> None:
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Lasso(**options)  # type: ignore[arg-type]
-
-
-def test_inpainting_is_served_by_the_lasso() -> None:
-    Lasso().check(Inpainting(SHAPE))

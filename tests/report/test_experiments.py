@@ -229,7 +229,8 @@ def test_the_legend_stays_within_its_figure(name: str) -> None:
     figure = next(iter(figures.values()))
     (legend,) = figure.legends
     figure.draw_without_rendering()
-    assert legend._ncols == (2 if name == "short" else 1)  # type: ignore[attr-defined]
+    columns = {round(text.get_window_extent().x0) for text in legend.get_texts()}
+    assert len(columns) == (2 if name == "short" else 1)
     extent, page = legend.get_window_extent(), figure.bbox
     assert extent.x0 >= 0 and extent.x1 <= page.width and extent.y0 >= 0
     assert figure.axes[0].get_window_extent().height > 0.45 * 3.3 * figure.dpi

@@ -1,8 +1,10 @@
 """Steps from an image's latent: against a linear flow, and as published."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
+import pytest
 import torch
 
 from priors.prior import FlowPrior
@@ -24,14 +26,31 @@ def test_latent_step_of_a_linear_flow(given: Given) -> None:
     assert "published means give 1.44 (0.572 and 0.398" in study.findings({"steps": steps})[1]
 
 
-def test_directions_of_latent_steps() -> None:
-    images, z = image_set("celeba-val", 3), torch.randn(3, 192)
-    directions = LatentStep(directions=4)._directions(images, z)
-    assert torch.equal(directions["natural"][0, 1], z[1] - z[0])
-    assert directions["uniform"].shape == directions["gaussian"].shape == (4, 3, 192)
-    assert directions["uniform"].min() >= 0 and directions["gaussian"].mean().abs() < 0.1
-    alone = LatentStep(directions=4)._directions(images.subset([2]), z[2:])
-    assert torch.equal(alone["uniform"][:, 0], directions["uniform"][:, 2])
+def test_each_kind_of_step_goes_its_own_way(given: Given) -> None:
+    """Through x = M z with M = 1 1^T / n + 0.01 I, which keeps little but the mean of a latent."""
+    n = 192
+    matrix = torch.full((n, n), 1 / n) + 0.01 * torch.eye(n)
+    prior = FlowPrior(LinearFlow(matrix.inverse(), (3, 8, 8)), "linear")
+    images = image_set("celeba-val", 6)
+
+    def changes(order: list[int]) -> dict[str, float]:
+        sets = {"celeba-val": images.subset(order)}
+        linear = replace(given, priors={"glow": prior}, sets=sets)
+        study = LatentStep(images=6, directions=4, lengths=[1.0])
+        steps = study.compute(linear, lambda _: None)["steps"]
+        return dict(zip(steps["direction"], steps["dx_mean"], strict=True))
+
+    found = changes([0, 1, 2, 3, 4, 5])
+    z, _ = prior.encode(five_bits(images))
+    away = z - z.roll(1, dims=0)  # from the image before it
+    natural = (away @ matrix).norm(dim=1) / away.norm(dim=1)
+    assert found["natural"] == pytest.approx(natural.mean().item(), rel=1e-3)
+    # the cosine of a direction and the mean's: of entries U[0, 1) sqrt(3)/2, of N(0, 1) near 0
+    assert found["uniform"] == pytest.approx(3**0.5 / 2, abs=0.03)
+    assert found["gaussian"] < 0.15
+    turned = changes([5, 4, 3, 2, 1, 0])  # random directions are the image's, not its place's
+    assert turned["uniform"] == pytest.approx(found["uniform"], rel=1e-4)
+    assert turned["gaussian"] == pytest.approx(found["gaussian"], rel=1e-4)
 
 
 def test_images_that_do_not_encode_are_counted() -> None:

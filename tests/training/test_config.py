@@ -36,11 +36,11 @@ def test_slurm_requeues_to_the_runs_own_checkpoint(
     monkeypatch.setenv("SLURM_JOB_NAME", "glow")
 
     def check(cli: train.Train) -> None:
-        environment = cli.trainer._accelerator_connector.cluster_environment
-        assert isinstance(environment, SLURMEnvironment) and not environment.auto_requeue
         assert isinstance(cli.trainer.strategy.checkpoint_io, WholeFiles)
 
     configured(monkeypatch, [*tiny[1:], "--trainer.devices=1"], check)
+    (environment,) = (p for p in plugins_with(None) if isinstance(p, SLURMEnvironment))
+    assert not environment.auto_requeue
     named = LightningEnvironment()  # a config's own choice stands
     assert [type(plugin) for plugin in plugins_with(named)] == [type(named), WholeFiles]
 
@@ -151,7 +151,7 @@ def test_a_cluster_waits_for_the_recoveries_of_others(
 ) -> None:
     def check(cli: train.Train) -> None:
         assert isinstance(cli.trainer.strategy, DDPStrategy)
-        assert cli.trainer.strategy._timeout == timedelta(hours=6)
+        assert cli.config.fit.trainer.strategy.init_args.timeout == timedelta(hours=6)
 
     overlay = ["--config=configs/cluster.yaml", "--trainer.devices=1"]
     configured(monkeypatch, [*tiny[1:], *overlay], check)

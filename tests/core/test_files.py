@@ -1,0 +1,52 @@
+"""Files appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from core.files import drop_cut_line, whole_file, whole_lines, write_whole
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_file_replaces_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "notes.txt"
+    for text in ("one é\n", "other\n"):
+        write_whole(path, text)
+        assert path.read_text() == text
+    assert names(tmp_path) == ["notes.txt"]
+
+
+@pytest.mark.parametrize("stop", [OSError("No space left"), KeyboardInterrupt()])
+def test_what_stops_half_way_leaves_the_file_before(tmp_path: Path, stop: BaseException) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"before")
+    with pytest.raises(type(stop)), whole_file(path) as file:  # noqa: PT012
+        file.write(b"half")
+        raise stop
+    assert path.read_bytes() == b"before" and names(tmp_path) == ["weights"]
+
+
+def test_until_it_is_whole_others_read_the_file_before(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"before")
+    with whole_file(path) as file:
+        file.write(b"after")
+        file.flush()
+        assert path.read_bytes() == b"before"
+    assert path.read_bytes() == b"after"
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [(b"", b""), (b"cut", b""), (b"one\n", b"one\n"), (b"one\ntwo\ncut", b"one\ntwo\n")],
+)
+def test_a_cut_line_is_no_line(tmp_path: Path, content: bytes, kept: bytes) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(content)
+    assert whole_lines(path) == kept
+    assert path.read_bytes() == content
+    drop_cut_line(path)
+    assert path.read_bytes() == kept
