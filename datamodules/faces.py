@@ -251,7 +251,7 @@ class PreparedShards:
 
     def decode(self, encoded: NamedPNG) -> Tensor:
         try:
-            return decode(encoded.png)
+            return decode(encoded.png, self.index.image_size)
         except DataError as error:
             raise DataError(f"{encoded.shard}, image {encoded.name}: {error}") from error
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 VERSION = 1  # of the format described in docs/data.md
 INDEX = "index.json"
+RECORD: dict[str, type] = {"file": str, "samples": int, "bytes": int, "sha256": str}  # of a shard
 UNFINISHED = ".unfinished"  # folder in a set that `prepare` still makes: its index so far, scratch
 
 
@@ -60,6 +61,8 @@ class ShardIndex:
             index = json.loads(path.read_text())
             fields = ("version", "image_size", "channels", "shards")
             version, size, channels, records = (index[field] for field in fields)
+            for number, record in enumerate(records):
+                require_record(number, record)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not made by datamodules.prepare ({error!r})") from error
         if version != VERSION:
@@ -76,6 +79,15 @@ class ShardIndex:
     def __len__(self) -> int:
         """Count the images."""
         return sum(shard.samples for shard in self.shards)
+
+
+def require_record(number: int, record: Any) -> None:
+    """Raise ValueError, naming the field, unless an index says of a shard what reading needs."""
+    for name, kind in RECORD.items():
+        if not isinstance(record, dict) or not isinstance(record.get(name), kind):
+            raise ValueError(f"shards[{number}].{name} is missing or no {kind.__name__}")
+    if record["samples"] < 1 or record["file"] != Path(record["file"]).name:
+        raise ValueError(f"shards[{number}] is no shard of this folder")
 
 
 def check_shard(root: Path, record: dict[str, Any], digest: bool = False) -> None:
@@ -109,18 +121,26 @@ def read_shard(shard: Shard) -> Iterator[tuple[int, str, bytes]]:
                 count += 1
         if count != shard.samples:
             raise ValueError(f"{INDEX} says {shard.samples}")
-    except (OSError, tarfile.TarError, ValueError) as error:
+    except OSError as error:  # not ours to read, a failing disk: that is no damage to delete
+        raise DataError(f"{shard.path} cannot be read: {error}") from error
+    except (tarfile.TarError, ValueError) as error:
         damage = f"damaged after {count} images ({error})"
         raise DataError(f"{shard.path}: {damage}; delete the set and prepare it again") from error
 
 
-def decode(png: bytes) -> Tensor:
-    """Decode PNG bytes to uint8 (3, H, W) in [0, 255]. Raises DataError for damaged bytes."""
+def decode(png: bytes, size: int) -> Tensor:
+    """Decode PNG bytes to uint8 (3, size, size) in [0, 255].
+
+    Raises DataError for damaged bytes, or an image of other sides.
+    """
     # By Pillow, because torchvision 0.29's decode_png ends the process (SIGSEGV) on damaged bytes.
     try:
-        pixels = np.array(Image.open(io.BytesIO(png)).convert("RGB"))
+        pixels = np.array(Image.open(io.BytesIO(png), formats=("PNG",)).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"damaged PNG ({error})") from error
+    if pixels.shape != (size, size, 3):
+        sides = " x ".join(map(str, pixels.shape[1::-1]))
+        raise DataError(f"an image of {sides} pixels, and the set's are {size} x {size}")
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
@@ -136,7 +156,7 @@ def load_images(index: ShardIndex, limit: int | None = None) -> tuple[Tensor, li
     for shard in index.shards:
         for position, name, png in islice(read_shard(shard), max(0, total - shard.first)):
             try:
-                images[position] = decode(png)
+                images[position] = decode(png, index.image_size)
             except DataError as error:
                 raise DataError(f"{shard.path}: {name}: {error}") from error
             names.append(name)

@@ -28,6 +28,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from datamodules.shards import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # others may start programs
 MAX_FILE_BYTES = 1 << 29
 # What reading an archive raises, RuntimeError where it is encrypted or packed in an unknown way.
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
@@ -243,7 +244,7 @@ def read_rgb(entry: Entry, read: Reader) -> Image.Image:
     except DAMAGED as error:
         raise Rejected(f"unreadable: {error}") from error
     try:
-        return to_rgb(Image.open(io.BytesIO(data)))
+        return to_rgb(Image.open(io.BytesIO(data), formats=FORMATS))
     except Rejected:
         raise
     except UnidentifiedImageError as error:  # its message holds a memory address

@@ -523,7 +523,7 @@ def test_load_and_read(prepared: Path) -> None:
     images, names = load_images(index)
     assert images.shape == (10, 3, SIZE, SIZE) and images.dtype == torch.uint8
     assert names == [name for _, name, _ in samples]
-    assert all(torch.equal(decode(png), images[i]) for i, _, png in samples)
+    assert all(torch.equal(decode(png, SIZE), images[i]) for i, _, png in samples)
     few, few_names = load_images(index, limit=5)
     assert torch.equal(few, images[:5]) and few_names == names[:5]
     assert len(load_images(index, limit=99)[1]) == 10
@@ -571,6 +571,49 @@ def test_damaged_shards_are_named(prepared: Path, tmp_path: Path) -> None:
         list(read_shard(shard))
 
 
+def test_an_image_of_another_size_is_named(prepared: Path, tmp_path: Path) -> None:
+    index = ShardIndex.load(prepared)
+    shard = index.shards[2]
+    for side in (1, 16):
+        buffer = io.BytesIO()
+        Image.new("RGB", (side, side)).save(buffer, "PNG")
+        with tarfile.open(shard.path, "w") as tar:
+            for name in ("000008.png", "000009.png"):
+                member = tarfile.TarInfo(name)
+                member.size = len(buffer.getvalue())
+                tar.addfile(member, io.BytesIO(buffer.getvalue()))
+        message = rf"shard-00002.tar: 000008: an image of {side} x {side} pixels, .* 8 x 8"
+        with pytest.raises(DataError, match=message):
+            load_images(index)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("file", None), ("file", "../shard-00000.tar"), ("file", 3), ("samples", "4")),
+        *(("samples", 0), ("bytes", None), ("sha256", None)),
+    ],
+)
+def test_a_wrong_field_of_the_index_is_named(prepared: Path, field: str, value: object) -> None:
+    index = json.loads((prepared / INDEX).read_text())
+    index["shards"][1][field] = value
+    (prepared / INDEX).write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"index\.json: not made by .*shards\[1\]"):
+        ShardIndex.load(prepared)
+
+
+def test_a_shard_that_cannot_be_read_is_not_called_damaged(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    shard = ShardIndex.load(prepared).shards[0]
+    monkeypatch.setattr(tarfile, "open", refused)
+    with pytest.raises(DataError, match=r"shard-00000\.tar cannot be read: .*Permission denied"):
+        list(read_shard(shard))
+
+
 class EveryShard(IterableDataset):
     def __init__(self, index: ShardIndex) -> None:
         self.index = index
@@ -579,7 +622,7 @@ class EveryShard(IterableDataset):
         assert get_worker_info().num_workers == 2
         for shard in self.index.shards:
             for position, _, png in read_shard(shard):
-                yield position, decode(png)
+                yield position, decode(png, SIZE)
 
 
 def test_workers_and_nodes_each_read_whole_shards(

@@ -28,10 +28,10 @@ def decoded(data: Path, monkeypatch: pytest.MonkeyPatch, **options: object) -> i
     count = 0
     decode = shards.decode
 
-    def counting(png: bytes) -> torch.Tensor:
+    def counting(png: bytes, size: int) -> torch.Tensor:
         nonlocal count
         count += 1
-        return decode(png)
+        return decode(png, size)
 
     monkeypatch.setattr(shards, "decode", counting)
     settings = {"image_size": 8, "sets": {"mine": "out"}, "data": str(data), **options}
