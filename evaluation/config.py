@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cli.configs import with_one_config
 from cli.types import register_types
+from cli.wandb import split_project
 from datamodules.held_out import DATA_ROOT_VARIABLE, DRAWN_FACES, drawn_faces, prepared_set
 from datamodules.image_set import ImageSet
 from datamodules.shards import load_images
@@ -53,7 +54,7 @@ class Evaluation:
         batch_size: images recovered at once; bounds memory, changes no result.
         pictures: images of every set shown in the report.
         wandb: send the summary to Weights & Biases.
-        project: W&B project.
+        project: W&B project, or entity/project.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Evaluation:
     project: str = "invertible-priors"
 
     def __post_init__(self) -> None:
+        split_project("project", self.project)
         for name, least in (("processes", 1), ("batch_size", 1), ("pictures", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

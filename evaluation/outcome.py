@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.utils import make_grid, save_image
 
+from cli.wandb import split_project
 from core.files import write_whole
 from evaluation.plan import Trials
 from report.page import Section
@@ -210,6 +211,14 @@ def details(
     }
 
 
+def require_login() -> None:
+    """Raise ValueError if W&B finds no key for its server."""
+    import wandb
+
+    if not wandb.login(prompt=False, verify=False):
+        raise ValueError("wandb is online, and W&B finds no key: run `wandb login`")
+
+
 def to_wandb(
     project: str,
     name: str,
@@ -222,7 +231,10 @@ def to_wandb(
     """Send the summary as one run: scalars, tables, the page."""
     import wandb
 
-    with wandb.init(project=project, name=name, mode=mode, dir=folder, job_type="evaluate") as run:
+    entity, project = split_project("project", project)
+    with wandb.init(
+        entity=entity, project=project, name=name, mode=mode, dir=folder, job_type="evaluate"
+    ) as run:
         if len(rows):
             by = [*GROUP, "gamma"]
             table = image_means(per_image(rows, by), by)

@@ -30,6 +30,7 @@ from evaluation.outcome import (
     details,
     names_in,
     remember_machine,
+    require_login,
     sample_sheets,
     study_section,
     study_tables,
@@ -230,6 +231,8 @@ def evaluate(evaluation: Evaluation, text: str) -> list[str]:
     """Run an evaluation; return what failed, a line each."""
     if evaluation.devices() == [torch.device("cpu")]:
         leave_busy_cores()
+    if evaluation.wandb == "online":
+        require_login()  # before hours of recoveries
     bench = make_bench(evaluation, evaluation.devices()[0])
     for name, given in givens(evaluation, bench, pd.DataFrame(columns=COLUMNS)).items():
         try:

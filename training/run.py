@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from cli.wandb import split_project
 from report.curves import training_curves
 from report.terminal import show, summary_table
 from results.rows import read_rows
@@ -36,8 +37,8 @@ class Run:
     Attributes:
         name: its folder is <root>/<name>; a run that exists there is resumed.
         root: folder of all runs.
-        wandb: auto is online if a W&B key is set, else offline.
-        project: W&B project.
+        wandb: auto is online if W&B finds a key and its server answers, else offline.
+        project: W&B project, or entity/project.
         accept_changes: resume even if architecture, data, optimisation or seed have changed.
         begin_from: a run, a checkpoint or an exported prior whose flow a new run begins from, at
             0 images seen; to go on with a run's optimiser and clock, --ckpt_path.
@@ -49,6 +50,12 @@ class Run:
     project: str = "invertible-priors"
     accept_changes: bool = False
     begin_from: str | None = None
+
+    def __post_init__(self) -> None:
+        folder = Path(self.name)
+        if not folder.name or folder.is_absolute() or ".." in folder.parts:
+            raise ValueError(f"run.name {self.name!r} must name a folder inside run.root")
+        split_project("run.project", self.project)
 
     @property
     def directory(self) -> Path:

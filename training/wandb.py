@@ -1,17 +1,19 @@
 """One W&B run for one run, however often it is resumed."""
 
-import netrc
-import os
 import secrets
 from dataclasses import replace
-from urllib.parse import urlparse
 
+import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from wandb.errors import Error as WandbError
 
+from cli.wandb import split_project
 from core.files import write_whole
 from training.run import Run
+
+# seconds that a server may take to answer: `auto` soon goes on without it
+PATIENCE = {"auto": 15.0, "online": 90.0, "offline": 90.0}
 
 
 def wandb_logger(run: Run) -> list[WandbLogger]:
@@ -21,22 +23,28 @@ def wandb_logger(run: Run) -> list[WandbLogger]:
     """
     if run.wandb == "disabled":
         return []
-    offline = run.wandb == "offline" or (run.wandb == "auto" and not has_wandb_key())
+    if run.wandb == "auto" and first_process() and not wandb.login(prompt=False, verify=False):
+        print("W&B: no key found (`wandb login` stores one). This run is logged offline.")
+        run = replace(run, wandb="offline")
     identity = run.directory / "wandb_id"
     if not identity.exists() and first_process():
         write_whole(identity, secrets.token_hex(4))
+    entity, project = split_project("run.project", run.project)
     logger = WandbLogger(
-        project=run.project,
+        entity=entity,
+        project=project,
         name=run.name,
         save_dir=str(run.directory),
         id=identity.read_text() if identity.exists() else None,
         resume="allow",
-        offline=offline,
+        offline=run.wandb == "offline",
+        settings=wandb.Settings(init_timeout=PATIENCE[run.wandb]),
     )
     if first_process():
         try:
             logger.experiment.define_metric("*", step_metric="images_seen", step_sync=True)
         except WandbError as error:
+            wandb.teardown()  # its service would hold the run's id
             if run.wandb == "online":
                 raise ValueError(f"W&B: {error}. --run.wandb offline needs no server") from error
             print(
@@ -49,14 +57,3 @@ def wandb_logger(run: Run) -> list[WandbLogger]:
 
 def first_process() -> bool:
     return int(getattr(rank_zero_only, "rank", 0)) == 0
-
-
-def has_wandb_key() -> bool:
-    """Return whether you have run `wandb login` or set WANDB_API_KEY; asks no server."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    try:
-        return netrc.netrc().authenticators(host or "") is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return False
