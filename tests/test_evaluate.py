@@ -68,7 +68,12 @@ methods:
         network: {class_path: networks.deep_decoder.DeepDecoder, init_args: {width: 8}}
         steps: 3
   bm3d: {method: {class_path: recovery.bm3d.BM3D}}
-trials: {problems: [cs-50%, denoise], methods: [glow, adjoint, few], images: 3, seeds: [0, 1]}
+trials:
+  problems: [cs-50%, denoise]
+  methods: [glow, adjoint, few]
+  sets: [faces, others]
+  images: 3
+  seeds: [0, 1]
 """
 
 
@@ -340,8 +345,11 @@ def test_drawn_faces_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         (["--priors={glow: nowhere}"], "priors.glow: "),
         (["--image_size=16", "--data=DATA"], "16px"),
-        (["--sets={faces: in, absent: out}"], "absent: no set; python -m datamodules.prepare"),
-        (["--trials.problems=[cs-1%]"], "no problem is named 'cs-1%'; defined are cs-50%"),
+        (
+            ["--sets={faces: in, absent: out}", "--trials.sets=[absent]"],
+            "absent: no set; python -m datamodules.prepare",
+        ),
+        (["--trials.problems=[cs-1%]"], "no problem is named 'cs-1%'; defined are cs-10%"),
         (["--trials.methods=[blow]"], "no method is named 'blow'"),
         (["--trials.sets=[elsewhere]"], "no set is named 'elsewhere'"),
         (["--priors={}"], "no prior is named 'glow'"),
