@@ -9,6 +9,7 @@ one report page. The same command again computes only what is missing. See docs/
 import os
 import sys
 
+from cli.configs import Mistake
 from evaluation.config import read_evaluation
 from evaluation.run import evaluate
 
@@ -21,17 +22,19 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, RuntimeError, OSError) as error:
         if os.environ.get("INVERTIBLE_PRIORS_TRACEBACK"):
             raise
-        sys.exit(fail(f"error: {error}"))
+        lines = [f"error: {error}"]
+        if not isinstance(error, Mistake):  # which says all there is to know
+            lines.append("(INVERTIBLE_PRIORS_TRACEBACK=1 shows where it came from)")
+        sys.exit(fail(*lines))
     except KeyboardInterrupt:
-        sys.exit(fail("interrupted: finished rows are kept, the same command does the rest", 130))
+        stopped = "interrupted: finished rows are kept, the same command does the rest"
+        sys.exit(fail(stopped, status=130))
     if failures:
-        sys.exit(fail("failed:\n  " + "\n  ".join(failures), 1))
+        sys.exit(fail("failed:", *(f"  {failure}" for failure in failures), status=1))
 
 
-def fail(message: str, status: int = 2) -> int:
-    print(message, file=sys.stderr)
-    if status == 2:
-        print("(INVERTIBLE_PRIORS_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+def fail(*lines: str, status: int = 2) -> int:
+    print("\n".join(lines), file=sys.stderr)
     return status
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 
+from cli.configs import Mistake
 from core.stopping import Stopped
 from training.cli import Train, Unfinished
 
@@ -29,7 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("INVERTIBLE_PRIORS_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        print("(INVERTIBLE_PRIORS_TRACEBACK=1 shows where it came from)", file=sys.stderr)
+        if not isinstance(error, Mistake):  # which says all there is to know
+            print("(INVERTIBLE_PRIORS_TRACEBACK=1 shows where it came from)", file=sys.stderr)
         sys.exit(2)
 
 

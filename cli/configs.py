@@ -2,10 +2,12 @@
 
 Dictionaries merge, everything else is replaced whole, lists too. A file with `overlay: true` is
 merged after all others, wherever the command names it. What the command itself sets wins over
-every file.
+every file, and replaces dictionaries whole.
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,66 +15,185 @@ import yaml
 from jsonargparse import get_loader
 
 OPTIONS = ("--config", "-c")
-CLASS = ("class_path", "init_args", "dict_kwargs")  # what names a class and its arguments
+CLASS = {"class_path", "init_args", "dict_kwargs"}  # of a class and its arguments
+METHOD = {"method", "prior", "images"}  # of a method and what it goes with
+MOVED = {  # class paths that configs may still have
+    "recovery.deepinv.PerChannel": "recovery.physics.PerChannel",
+    "recovery.deepinv.Physics": "recovery.physics.Physics",
+}
 
 
-def with_one_config(arguments: Sequence[str], defaults: Path) -> list[str]:
-    """The arguments of a program with their config files, `defaults` first, merged into one.
+class Mistake(ValueError):
+    """What a command or a config file has wrong; the message is one line and says all."""
 
-    Raises ValueError, naming the file, for one that is missing or holds no mapping.
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A file that --config names, or the defaults."""
+
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def overlay(self) -> bool:
+        return bool(self.config.get("overlay"))
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program's command line: its config files in the order of merging, and all else.
+
+    `arguments` are for jsonargparse: the files are in them as one --config, before the options.
+    """
+
+    files: list[ConfigFile]
+    config: dict[str, Any]
+    rest: list[str]
+
+    @property
+    def arguments(self) -> list[str]:
+        first = next((i for i, one in enumerate(self.rest) if one.startswith("-")), len(self.rest))
+        return [*self.rest[:first], f"--config={written(self.config)}", *self.rest[first:]]
+
+
+class Quoted(yaml.SafeDumper):
+    """Writes every string in quotes: 1e3 is a number to jsonargparse and none to PyYAML."""
+
+
+Quoted.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+)
+
+
+def read_command(arguments: Sequence[str], defaults: Path) -> Command:
+    """A command line with its config files merged, `defaults` first, and every ~ expanded.
+
+    Raises Mistake, naming the file, for one that is missing or holds no mapping.
     """
     rest: list[str] = []
-    files: list[Path] = []
+    paths: list[Path] = [defaults]
     waiting = iter(arguments)
     for argument in waiting:
         option, given, value = argument.partition("=")
         if option not in OPTIONS:
-            rest.append(argument)
+            rest.append(f"{option}={typed(value)}" if given else typed(argument))
             continue
-        if not given and (value := next(waiting, "")) == "":
-            raise ValueError(f"{option}: name a YAML file")
-        files.append(Path(value).expanduser())
-    if not files:
-        return list(arguments)
+        value = value if given else next(waiting, "")
+        if not value or value.startswith("-"):
+            raise Mistake(f"{option}: name a YAML file")
+        paths.append(Path(as_read(value)))
+    named = [path for path in paths[1:] if not same_file(path, defaults)]
+    files = [ConfigFile(path, read_config(path)) for path in (defaults, *named)]
+    files.sort(key=lambda file: file.overlay)  # stable: otherwise as the command has them
     merged: dict[str, Any] = {}
-    read = [read_config(path) for path in (defaults, *files)]
-    for overlay in (False, True):
-        for config in read:
-            if bool(config.get("overlay")) == overlay:
-                merged = merge(merged, config)
+    for file in files:
+        merged = merge(merged, file.config)
     merged.pop("overlay", None)
-    first = next((i for i, argument in enumerate(rest) if argument.startswith("-")), len(rest))
-    return [*rest[:first], f"--config={yaml.safe_dump(merged, sort_keys=False)}", *rest[first:]]
+    return Command(files, merged, rest)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping. Raises ValueError, naming the file."""
+    """A YAML file's mapping, empty for an empty file. Raises Mistake, naming the file."""
     try:
         config = get_loader("yaml")(path.read_text())
     except OSError as error:
-        raise ValueError(f"--config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path} is no YAML: {error}") from error
-    if not isinstance(config, dict | None):
-        raise ValueError(f"--config {path}: expected a mapping of keys to values")
-    return config or {}
+        raise Mistake(f"--config {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Mistake(f"--config {path} is not a text file") from error
+    except yaml.YAMLError as error:
+        raise Mistake(f"--config {path} is not YAML: {where_and_why(error)}") from error
+    if config is None:
+        return {}
+    if not isinstance(config, dict):
+        kind = "a list" if isinstance(config, list) else repr(config)
+        raise Mistake(f"--config {path}: expected keys and values, found {kind}")
+    if not isinstance(config.get("overlay", False), bool):
+        raise Mistake(f"{path}: overlay is true or false, got {config['overlay']!r}")
+    return as_read(config)
 
 
 def merge(earlier: Any, later: Any) -> Any:
     """`later` merged into `earlier`: mappings key by key, all else replaced.
 
-    Another class replaces the arguments of the one before with its own.
+    A class that is named again keeps its arguments; another class drops them.
     """
-    if isinstance(earlier, str) and isinstance(later, Mapping) and "init_args" in later:
-        earlier = {"class_path": earlier}  # short for a class without arguments
+    earlier, later = alike(earlier, later), alike(later, earlier)
     if not isinstance(earlier, Mapping) or not isinstance(later, Mapping):
         return later
-    one_of_two = ("class_path" in earlier) != ("class_path" in later)
-    if "class_path" in later and earlier.get("class_path", "") != later["class_path"]:
-        return dict(later)
-    if one_of_two and not set(later) <= set(CLASS):
+    if {"class_path"} <= earlier.keys() & later.keys() and not same_class(earlier, later):
         return dict(later)
     return {
         **earlier,
         **{k: merge(earlier[k], value) if k in earlier else value for k, value in later.items()},
     }
+
+
+def alike(value: Any, other: Any) -> Any:
+    """A value in the form of the one it merges with, where it is short for it.
+
+    A class may be named by its path alone, or its arguments without `init_args`; a method without
+    the mapping {method, prior, images} (`results.trial.NamedMethod`).
+    """
+    if is_class(value) and isinstance(other, Mapping) and METHOD >= other.keys() >= {"method"}:
+        return {"method": value}
+    if not isinstance(other, Mapping) or not other.keys() & CLASS:
+        return value
+    if isinstance(value, str) and (other.keys() == {"init_args"} or same_class(value, other)):
+        return {"class_path": value}
+    if isinstance(value, Mapping) and value and not value.keys() & (CLASS | {"method"}):
+        return {"init_args": value}
+    return value
+
+
+def is_class(value: Any) -> bool:
+    """Whether a value may name a class."""
+    return isinstance(value, str) or (isinstance(value, Mapping) and "class_path" in value)
+
+
+def same_class(one: Any, other: Any) -> bool:
+    """Whether two values name one class; either may leave out the module."""
+    a, b = (str(path_of_class(value)) for value in (one, other))
+    short = "." not in a or "." not in b
+    return a == b or (short and a.rpartition(".")[2] == b.rpartition(".")[2])
+
+
+def path_of_class(value: Any) -> Any:
+    return value.get("class_path") if isinstance(value, Mapping) else value
+
+
+def same_file(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def as_read(value: Any) -> Any:
+    """A value of a config as it is meant today: the one place that expands the ~ of a path, and
+    that names classes which have moved by their new path.
+    """
+    if isinstance(value, str):
+        home = value.startswith("~") and "/" in value
+        return os.path.expanduser(value) if home else MOVED.get(value, value)
+    if isinstance(value, dict):
+        return {key: as_read(one) for key, one in value.items()}
+    return [as_read(one) for one in value] if isinstance(value, list) else value
+
+
+def typed(argument: str) -> str:
+    """The same of an argument of the command line, which may be a mapping or a list in YAML."""
+    if not argument.startswith(("{", "[")):
+        return str(as_read(argument))
+    try:
+        given = get_loader("yaml")(argument)
+    except yaml.YAMLError:
+        return argument  # the parser says why
+    meant = as_read(given)
+    return argument if meant == given else written(meant, default_flow_style=True).rstrip()
+
+
+def written(config: Any, **options: Any) -> str:
+    return str(yaml.dump(config, Dumper=Quoted, sort_keys=False, width=float("inf"), **options))
+
+
+def where_and_why(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    why = getattr(error, "problem", None) or " ".join(str(error).split())
+    return f"line {mark.line + 1}: {why}" if mark else why

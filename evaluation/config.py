@@ -9,9 +9,10 @@ from typing import Literal
 
 import pandas as pd
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
-from cli.configs import with_one_config
+from cli.configs import read_command
+from cli.parse import Strict, parse
 from cli.types import register_types
 from cli.wandb import split_project
 from datamodules.held_out import DATA_ROOT_VARIABLE, DRAWN_FACES, drawn_faces, prepared_set
@@ -82,6 +83,8 @@ class Evaluation:
         for name, least in (("processes", 1), ("batch_size", 1), ("pictures", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.trials.problems and not self.trials.sets:
+            raise ValueError(f"trials.sets: name the sets to recover, of {', '.join(self.sets)}")
 
     @property
     def folder(self) -> Path:
@@ -182,9 +185,9 @@ class Sets(Mapping[str, ImageSet]):
         return len(self.evaluation.sets)
 
 
-def parser() -> ArgumentParser:
+def parser() -> Strict:
     register_types()
-    made = ArgumentParser(prog="evaluate.py", default_config_files=[str(DEFAULTS)])
+    made = Strict(prog="evaluate.py")
     made.add_argument("--config", action="config", help="YAML files, later ones over earlier ones")
     made.add_class_arguments(Evaluation)
     return made
@@ -194,7 +197,7 @@ def read_evaluation(arguments: list[str] | None = None) -> tuple[Evaluation, str
     """From the command line: the evaluation, and its whole config as text."""
     made = parser()
     arguments = sys.argv[1:] if arguments is None else arguments
-    config = made.parse_args(with_one_config(arguments, DEFAULTS))
+    config = parse(made, read_command(arguments, DEFAULTS), made)
     return _instantiated(made, config), made.dump(config, skip_unset=False)
 
 
@@ -203,7 +206,7 @@ def evaluation_of(text: str) -> Evaluation:
     return _instantiated(made, made.parse_string(text))
 
 
-def _instantiated(made: ArgumentParser, config: Namespace) -> Evaluation:
+def _instantiated(made: Strict, config: Namespace) -> Evaluation:
     values = made.instantiate(config).as_dict()
     values.pop("config", None)
     return Evaluation(**values)

@@ -129,8 +129,7 @@ def sample_sheets(folder: Path, rows: pd.DataFrame, trials: Trials) -> dict[str,
     columns = ["problem", "dataset", "method", "config"]
     configs = rows.loc[rows["seed"] == seed, columns].drop_duplicates()
     of_method = configs.set_index(columns[:3])["config"]
-    sets = trials.sets or list(dict.fromkeys(rows["dataset"]))
-    for problem, dataset in itertools.product(trials.problems, sets):
+    for problem, dataset in itertools.product(trials.problems, trials.sets):
         places = {
             method: f"{of_method[problem, dataset, method]}-{seed}"
             for method in trials.methods

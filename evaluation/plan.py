@@ -42,8 +42,7 @@ class Trials:
     """Every problem x method x set x seed, all by name.
 
     Args:
-        problems, methods: names.
-        sets: names; by default all of the evaluation's.
+        problems, methods, sets: names.
         images: of each set, the first so many (all where there are fewer).
         seeds: of the measurements' noise and of random starts; the mean over them is reported.
         gammas: solve each problem at each of these weights of the penalty instead of its own.
@@ -54,7 +53,7 @@ class Trials:
 
     problems: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
-    sets: list[str] | None = None
+    sets: list[str] = field(default_factory=list)
     images: int = 100
     seeds: list[int] = field(default_factory=lambda: [0])
     gammas: list[float] | None = None
@@ -151,7 +150,7 @@ def require_defined(trials: Trials, bench: Bench) -> None:
     for what, names, defined in (
         ("problem", trials.problems, bench.problems),
         ("method", trials.methods, bench.methods),
-        ("set", trials.sets or (), bench.sets),
+        ("set", trials.sets, bench.sets),
     ):
         for name in names:
             if name not in defined:
@@ -169,7 +168,7 @@ def plan(trials: Trials, bench: Bench, run: str, texts: ConfigTexts) -> Iterator
             if trials.gammas is not None and bench.methods[method].prior is not None:
                 gammas = trials.gammas
             for gamma in gammas:
-                for dataset in trials.sets or bench.sets:
+                for dataset in trials.sets:
                     for seed in trials.seeds:
                         row = Row(run, "", 0, 0, problem=problem, method=method, seed=seed)
                         yield bench.job(replace(row, gamma=gamma), dataset, texts)

@@ -81,7 +81,7 @@ def chosen_images(
             f"{ATTRIBUTES_VARIABLE} to its CSV file"
         )
     chosen = {}
-    for name in trials.sets or sets:
+    for name in trials.sets:
         names = sets[name].image_names
         chosen[name] = list(range(min(trials.images, len(names))))
         if trials.balance and attributes is not None:

@@ -22,7 +22,8 @@ from callbacks.progress import ImageProgress
 from callbacks.quality import SampleQuality
 from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
-from cli.configs import with_one_config
+from cli.configs import Mistake, as_read, read_command, written
+from cli.parse import Strict, parse
 from cli.types import register_types
 from core.files import write_whole
 from core.lock import alone_in
@@ -40,6 +41,10 @@ from training.wandb import wandb_logger
 DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
 
 
+class Parser(Strict, LightningArgumentParser):
+    """LightningCLI's parser, strict."""
+
+
 class Train(LightningCLI):
     """Trains, from the newest checkpoint of the run where there is one.
 
@@ -52,7 +57,6 @@ class Train(LightningCLI):
 
     def __init__(self, arguments: Sequence[str] | None = None) -> None:
         register_types()
-        arguments = sys.argv[1:] if arguments is None else arguments
         super().__init__(
             ClockedModule,
             FaceDataModule,
@@ -61,8 +65,8 @@ class Train(LightningCLI):
             save_config_callback=None,
             auto_configure_optimizers=False,
             trainer_defaults={"callbacks": [ImageProgress()]},
-            parser_kwargs={"fit": {"default_config_files": [str(DEFAULTS)]}},
-            args=with_one_config(arguments, DEFAULTS),
+            parser_class=Parser,
+            args=list(sys.argv[1:] if arguments is None else arguments),
         )
 
     @staticmethod
@@ -76,6 +80,13 @@ class Train(LightningCLI):
         parser.add_lightning_class_args(SampleQuality, "quality")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_lightning_class_args(RecoveryDuringTraining, "recovery")
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        command = read_command(args, DEFAULTS)
+        if command.rest[:1] != ["fit"]:
+            given = "".join(f", not {word!r}" for word in command.rest[:1])
+            raise Mistake(f"the command is train.py fit --config FILE{given}")
+        self.config = parse(parser, command, self._parser("fit"))
 
     def before_instantiate_classes(self) -> None:
         trainer = self.config.fit.trainer
@@ -122,7 +133,8 @@ class Train(LightningCLI):
         """
         parser = self._parser("fit")
         try:
-            read = parser.parse_string(path.read_text(), _skip_validation=True)
+            earlier = written(as_read(yaml.safe_load(path.read_text())))
+            read = parser.parse_string(earlier, _skip_validation=True)
             return dict(yaml.safe_load(parser.dump(read, skip_unset=False, skip_validation=True)))
         except (ArgumentError, yaml.YAMLError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged or of another version: {error}") from error

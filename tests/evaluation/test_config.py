@@ -31,8 +31,11 @@ def test_drawn_faces_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         (["--priors={glow: nowhere}"], "priors.glow: "),
         (["--image_size=16", "--data=DATA"], "16px"),
-        (["--sets={faces: in, absent: out}"], "absent: no set; python -m datamodules.prepare"),
-        (["--trials.problems=[cs-1%]"], "no problem is named 'cs-1%'; defined are cs-50%"),
+        (
+            ["--sets={faces: in, absent: out}", "--trials.sets=[absent]"],
+            "absent: no set; python -m datamodules.prepare",
+        ),
+        (["--trials.problems=[cs-1%]"], "no problem is named 'cs-1%'; defined are cs-10%"),
         (["--trials.methods=[blow]"], "no method is named 'blow'"),
         (["--trials.sets=[elsewhere]"], "no set is named 'elsewhere'"),
         (["--priors={}"], "no prior is named 'glow'"),

@@ -1,0 +1,381 @@
+"""What is wrong with a command line or a config, in one line.
+
+jsonargparse has refused it already, with a page on every alternative. Here the config is walked
+once more beside the parser's keys and types, to the first key, class or value that has no place.
+"""
+
+import collections.abc
+import importlib
+import inspect
+import pkgutil
+import re
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, is_dataclass
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Any, Literal, Union, get_args, get_origin
+
+from jsonargparse import ArgumentError, ArgumentParser, get_loader
+from yaml import YAMLError
+
+from cli.configs import Command, merge
+
+MAPPINGS = (dict, collections.abc.Mapping)
+SEQUENCES = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable)
+OF_ITS_OWN = r'Parser key "value":\s+Not of type (\w+): (.*)'  # a type that reads its values itself
+FLAGS = ("help", "print_config")  # options without a value
+Path = tuple[str, ...]  # of a key, without the init_args of classes: as it is on a command line
+Keys = dict[str, Any]  # key -> its type, or the keys below it
+
+
+class Typed(str):
+    """A value as it was typed on the command line."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A mistake: the key and what is wrong with it.
+
+    `of_type` tells that the value has another type, which one member of a union may say of what
+    another would take.
+    """
+
+    path: Path
+    text: str
+    of_type: bool = False
+
+
+def explain(refusal: str, command: Command, parser: ArgumentParser) -> str:
+    """One line on why `parser` refuses a command: the key, where it was given, what is near."""
+    found = None
+    with suppress(Exception):  # a refusal is still one where its reason is beyond this module
+        found = first_mistake(command, parser)
+    if found is None:
+        return last_words(refusal)
+    return words(found, command)
+
+
+def words(found: Found, command: Command) -> str:
+    where = origin(found.path, command)
+    return f"{where}: {found.text}" if where else found.text
+
+
+def first_mistake(command: Command, parser: ArgumentParser) -> Found | None:
+    config = command.config
+    for path, value in options(command):
+        if value is None:
+            return Found(path, "give it a value")
+        config = merge(config, nested(path, value, config))
+    keys = keys_of(parser)
+    for key in config:
+        whole = [".".join(path) for path in paths_of(keys) if path[-1] == key and len(path) == 2]
+        if key not in keys and len(whole) == 1:  # of the right name, in the wrong place
+            return Found((str(key),), f"there is no key {key!r}; did you mean {whole[0]!r}?")
+    return in_keys(keys, config, ()) or missing(parser, config, ())
+
+
+# ---- where a key was given
+
+
+def options(command: Command) -> Iterator[tuple[Path, Typed | None]]:
+    """The options of a command line, in order, and their values."""
+    for argument, following in pairwise([*command.rest, "--"]):
+        option, given, value = argument[2:].partition("=")
+        if not argument.startswith("--") or option in FLAGS:
+            continue
+        lacking = not given and following.startswith("--")
+        path = tuple(option.rstrip("+").split("."))
+        yield path, None if lacking else Typed(value if given else following)
+
+
+def nested(path: Path, value: Typed, config: Any) -> Any:
+    """The config that an option stands for, to be merged into `config`."""
+    if path:
+        below = dict(config) if isinstance(config, Mapping) else {}
+        below = {**below.get("init_args", {}), **below}
+        return {path[0]: nested(path[1:], value, below.get(path[0]))}
+    if isinstance(config, Mapping) and "class_path" in config and isinstance(loaded(value), str):
+        return {"class_path": value}
+    return value
+
+
+def origin(path: Path, command: Command) -> str:
+    """A key as it was given: an option, or a key of a file."""
+    short = without_markers(path)
+    if not short:
+        return ""
+    for given, _ in reversed(list(options(command))):
+        bare = without_markers(given)
+        both = min(len(bare), len(short))
+        if bare[:both] == short[:both]:
+            return "--" + ".".join(given if len(given) > len(short) else short)
+    for file in reversed(command.files):
+        if holds(file.config, short):
+            return f"{file.path}: {'.'.join(short)}"
+    return ".".join(short)
+
+
+def without_markers(path: Path) -> Path:
+    return tuple(key for key in path if key not in ("init_args", "dict_kwargs"))
+
+
+def holds(config: Any, path: Path) -> bool:
+    """Whether a file's mapping gives a key."""
+    if not path:
+        return True
+    if not isinstance(config, Mapping):
+        return False
+    if path[0] in config:
+        return holds(config[path[0]], path[1:])
+    return "init_args" in config and holds(config["init_args"], path)
+
+
+# ---- keys and types, walked beside the config
+
+
+def keys_of(parser: ArgumentParser) -> Keys:
+    """The keys of a parser, nested, with their types."""
+    keys: Keys = {}
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        if hint is None or action.dest.endswith(".help"):
+            continue
+        *groups, leaf = action.dest.split(".")
+        inner = keys
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[leaf] = hint
+    return keys
+
+
+def paths_of(keys: Keys, above: Path = ()) -> Iterator[Path]:
+    for key, below in keys.items():
+        yield from paths_of(below, (*above, key)) if isinstance(below, dict) else [(*above, key)]
+
+
+def empty_group(keys: Keys, config: Any, path: Path = ()) -> Found | None:
+    """The first group of keys that a config leaves empty, which jsonargparse takes for a value."""
+    for key, below in keys.items():
+        if isinstance(below, dict) and isinstance(config, Mapping) and key in config:
+            if config[key] is None:
+                return Found((*path, key), "expected keys and values, found none")
+            if found := empty_group(below, config[key], (*path, key)):
+                return found
+    return None
+
+
+def missing(
+    parser: ArgumentParser, config: Any, path: Path, later: Iterable[str] = ()
+) -> Found | None:
+    """The first required key that a config lacks, but for those that come later."""
+    required = [action.dest for action in parser._actions if action.required]
+    for key in [*required, *sorted(parser._extra_required_keys)]:
+        parts = tuple(key.split("."))
+        if parts[0] not in later and not holds(config, parts):
+            how = "" if path else f": name it in a config file or as --{key}"
+            return Found(path, f"{key} is missing{how}")
+    return None
+
+
+def in_keys(keys: Keys, config: Any, path: Path, owner: str = "") -> Found | None:
+    """The first mistake in the values of a group of keys, or of a class's arguments."""
+    config = loaded(config)
+    if isinstance(config, str):  # a file with the group's values
+        return None
+    if not isinstance(config, Mapping):
+        return Found(path, f"expected keys and values, got {config!r}")
+    for key, value in config.items():
+        below = (*path, str(key))
+        if key not in keys:
+            return Found(below, f"{owner or 'there is'} no key {key!r}{near(str(key), keys)}")
+        inside = in_keys if isinstance(keys[key], dict) else in_type
+        found = inside(keys[key], value, below)
+        if found is not None:
+            return found
+    return None
+
+
+def in_type(hint: Any, value: Any, path: Path) -> Found | None:
+    """The first mistake in a value of a type, of a union in the member that it comes closest to."""
+    found: list[Found] = []
+    for one in members(hint):
+        mistake = in_one_type(one, value, path)
+        if mistake is None:
+            return None
+        found.append(mistake)
+    closest = max(found, key=lambda mistake: (len(mistake.path), not mistake.of_type))
+    return mismatch(hint, value, path) if closest.of_type and closest.path == path else closest
+
+
+def in_one_type(hint: Any, value: Any, path: Path) -> Found | None:
+    made, arguments, inner = get_origin(hint) or hint, get_args(hint), loaded(value)
+    parts: list[tuple[Any, Any, Path]] | None = None
+    if made in MAPPINGS and isinstance(inner, Mapping) and arguments:
+        parts = [(arguments[1], one, (*path, str(key))) for key, one in inner.items()]
+    if made in SEQUENCES and isinstance(inner, list) and arguments:
+        parts = [(arguments[0], one, (*path, str(i))) for i, one in enumerate(inner)]
+    if parts is not None:
+        return next((found for part in parts if (found := in_type(*part))), None)
+    why = refusal_of(hint, value)
+    if why is None:
+        return None
+    base = class_expected(hint)
+    if own := re.fullmatch(OF_ITS_OWN, why):
+        kind, said = own.groups()
+        return Found(path, said, of_type=not class_path(inner).startswith(f"{kind.lower()}."))
+    if base is not None and isinstance(inner, str | Mapping):
+        later = len(get_args(hint)[0]) if base is not hint else 0
+        return in_class(base, inner, path, later)
+    return mismatch(hint, value, path)
+
+
+def in_class(base: type, value: Any, path: Path, later: int) -> Found | None:
+    """The first mistake in {class_path, init_args}, or in the fields of a dataclass.
+
+    The first `later` parameters of the class are given when it is made.
+    """
+    owner = ""
+    if isinstance(value, Mapping) and "class_path" not in value:
+        if not is_dataclass(base):
+            return Found(path, f"class_path is missing: name a {base.__name__}")
+        made, arguments = base, value
+    elif is_dataclass(base):
+        return mismatch(base, value, path)
+    else:
+        made = class_named(class_path(value), base)
+        if isinstance(made, str):
+            return Found(path, made)
+        if inspect.isclass(made) and not issubclass(made, base):
+            return mismatch(base, class_path(value), path)
+        arguments = (value.get("init_args") or {}) if isinstance(value, Mapping) else {}
+        owner = f"{made.__name__} has"
+    if not inspect.isclass(made):
+        return None
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(made, fail_untyped=False)
+    found = in_keys(keys_of(parser), arguments, path, owner)
+    return found or missing(parser, arguments, path, [*inspect.signature(made).parameters][:later])
+
+
+def class_path(value: Any) -> str:
+    named = value.get("class_path") if isinstance(value, Mapping) else value
+    return str(named)
+
+
+def class_expected(hint: Any) -> type | None:
+    """The class of which a type wants a subclass: itself, or what a factory returns."""
+    if get_origin(hint) is collections.abc.Callable:
+        hint = get_args(hint)[-1]
+    plain = ("builtins", "pathlib", "datetime", "typing")
+    return hint if inspect.isclass(hint) and hint.__module__ not in plain else None
+
+
+def class_named(path: str, base: type) -> Any:
+    """The class or function of a dotted path, or of the bare name of a subclass; else a text: what
+    is wrong with the path."""
+    if "." not in path:
+        known = {one.__name__: one for one in subclasses(base)}
+        return known.get(path) or f"there is no class {path!r}{near(path, known)}"
+    module, made = "", None
+    for name in path.split("."):
+        inside = f"{module}.{name}" if module else name
+        try:
+            made = getattr(made, name) if hasattr(made, name) else importlib.import_module(inside)
+        except ImportError as error:
+            if getattr(error, "name", None) not in (inside, module):
+                return f"{path} cannot be imported: {error}"
+            return f"there is no {inside!r}{near(inside, names_in(made, module))}"
+        module = inside
+    return made
+
+
+def names_in(module: Any, path: str) -> list[str]:
+    """What can be named in a module: its modules, classes and functions."""
+    if not inspect.ismodule(module):
+        return []
+    inside = [name for _, name, _ in pkgutil.iter_modules(getattr(module, "__path__", []))]
+    inside += [name for name, one in vars(module).items() if callable(one) and name[0] != "_"]
+    return [f"{path}.{name}" for name in inside]
+
+
+def subclasses(base: Any) -> Iterator[type]:
+    yield base
+    for one in base.__subclasses__():
+        yield from subclasses(one)
+
+
+def refusal_of(hint: Any, value: Any) -> str | None:
+    """What jsonargparse says of a value of a type; None if it takes it."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        if isinstance(value, Typed):
+            parser.parse_args([f"--value={value}"])
+        else:
+            parser.parse_object({"value": value})
+    except ArgumentError as error:
+        return str(error)
+    return None
+
+
+# ---- words
+
+
+def loaded(value: Any) -> Any:
+    """What was typed, as YAML reads it."""
+    if not isinstance(value, Typed):
+        return value
+    try:
+        return get_loader("yaml")(str(value))
+    except YAMLError:
+        return str(value)
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """The nearest name there is, or all of a few."""
+    names = list(names)
+    for close in get_close_matches(name, names, n=1):
+        return f"; did you mean {close!r}?"
+    return f"; there are {', '.join(names)}" if 0 < len(names) <= 12 else ""
+
+
+def mismatch(hint: Any, value: Any, path: Path) -> Found:
+    """That a value is not of a type."""
+    text = repr(str(value) if isinstance(value, Typed) else value)
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    *names, last = dict.fromkeys(name for part in members(hint) for name in names_of(part))
+    wanted = f"{', '.join(names)} or {last}" if names else last
+    listed = [
+        one for part in members(hint) if get_origin(part) is Literal for one in names_of(part)
+    ]
+    close = get_close_matches(str(value), listed, n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    return Found(path, f"expected {wanted}, got {text}{meant}", of_type=True)
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def names_of(hint: Any) -> list[str]:
+    """A type as one would say it, or the values that it lists."""
+    if get_origin(hint) is Literal:
+        return [str(one) for one in get_args(hint)]
+    base = class_expected(hint)
+    if base is not None:
+        return [base.__name__]
+    if hint in (None, type(None)):
+        return ["null"]
+    return [re.sub(r"\b[a-z_]+\.", "", str(hint)) if get_args(hint) else hint.__name__]
+
+
+def last_words(refusal: str) -> str:
+    """The innermost line of jsonargparse's refusal, and the key it is about."""
+    lines = [line for line in refusal.splitlines() if line.strip()]
+    keys = re.findall(r'Parser key "([^"]+)"', refusal)
+    deepest = max(lines, key=lambda line: len(line) - len(line.lstrip(" -")))
+    said = re.sub(r"^the following arguments are required: ", "required: ", deepest.strip(" -"))
+    said = re.sub(r'^Parser key "[^"]+":?\s*', "", said)
+    return f"{'.'.join(dict.fromkeys(keys))}: {said}" if keys else said

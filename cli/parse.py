@@ -1,0 +1,35 @@
+"""A command line, read: one config, or one line that says what is wrong with it."""
+
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from cli.configs import Command, Mistake
+from cli.mistakes import empty_group, explain, keys_of, words
+
+
+class Strict(ArgumentParser):
+    """A parser that raises its refusals, and takes no abbreviation of a key for the key."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # defaults, as jsonargparse makes further parsers of this class for the arguments of classes
+        super().__init__(*args, **{"exit_on_error": False, "allow_abbrev": False, **kwargs})
+
+
+def parse(parser: ArgumentParser, command: Command, keys: ArgumentParser) -> Namespace:
+    """The config of a command.
+
+    Args:
+        parser: of the program, Strict.
+        command: its command line.
+        keys: the parser that knows the config's keys, of a subcommand perhaps.
+
+    Raises:
+        Mistake: in one line: the key, where it was given, and the nearest one that there is.
+    """
+    if found := empty_group(keys_of(keys), command.config):
+        raise Mistake(words(found, command))
+    try:
+        return parser.parse_args(command.arguments)
+    except ArgumentError as error:
+        raise Mistake(explain(str(error), command, keys)) from error
