@@ -18,10 +18,10 @@ from datamodules.held_out import DRAWN_FACES, drawn_faces, prepared_set
 from datamodules.image_set import ImageSet
 from datamodules.shards import load_images
 from evaluation.outcome import Mode, names_in
-from evaluation.plan import NamedMethod, Trials
+from evaluation.plan import Trials
 from priors import load_prior
 from priors.prior import Prior
-from results.trial import Problem
+from results.trial import AnyMethod, Problem
 from studies.bias import read_attributes
 from studies.study import Study
 
@@ -63,7 +63,7 @@ class Evaluation:
     priors: dict[str, str] = field(default_factory=dict)
     sets: dict[str, Literal["in", "out"]] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
-    methods: dict[str, NamedMethod] = field(default_factory=dict)
+    methods: dict[str, AnyMethod] = field(default_factory=dict)
     trials: Trials = field(default_factory=Trials)
     studies: dict[str, Study] = field(default_factory=dict)
     published: bool = False

@@ -42,7 +42,7 @@ from report.experiments import read_published, recovery_section
 from report.page import Section, save_figures, write_markdown, write_page
 from results.identity import ConfigTexts
 from results.rows import COLUMNS, RowFile, read_rows
-from results.trial import Job
+from results.trial import Job, named_methods
 from studies.bias import balanced, require_known
 from studies.study import Given, Tables
 
@@ -55,7 +55,7 @@ def make_bench(evaluation: Evaluation, device: torch.device) -> Bench:
     size = evaluation.image_size
     return Bench(
         evaluation.problems,
-        evaluation.methods,
+        named_methods(evaluation.methods),
         Priors(evaluation.priors, size, device),
         Sets(evaluation),
         (3, size, size),
@@ -101,7 +101,7 @@ def recover(evaluation: Evaluation, text: str, bench: Bench) -> tuple[pd.DataFra
     texts = ConfigTexts(folder / "configs.jsonl")
     jobs: list[tuple[Job, Sequence[int]]] = []
     for job in plan(trials, bench, evaluation.name, texts):
-        most = evaluation.methods[job.template.method].images
+        most = bench.methods[job.template.method].images
         jobs.append((job, chosen[job.images.name][:most]))
     RowFile(folder / "rows.csv")  # so that there is one to read
     earlier = read_rows(folder, every=True)

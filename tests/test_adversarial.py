@@ -272,10 +272,11 @@ def test_a_plan_names_its_methods(common: list[str], capsys: pytest.CaptureFixtu
     csgm = "class_path: recovery.csgm.Csgm, init_args"
     methods = f"{{few: {{{csgm}: {{steps: 2}}}}, more: {{{csgm}: {{steps: 4}}}}}}"
     options = [*SMALL, "--model.total_images=128", f"--recovery.methods={methods}"]
-    rows = read_rows(run(common, *options, "--recovery.during.methods=[few]"))
+    plans = ["--recovery.during.methods=[few]", "--recovery.at_end.methods=null"]
+    rows = read_rows(run(common, *options, *plans))
     assert set(rows[rows["images_seen"] == 64]["method"]) == {"few"}
     assert set(rows[rows["images_seen"] == 128]["method"]) == {"few", "more"}
-    said = refused(capsys, [*common, *options, "--recovery.at_end.methods=[best]"])
+    said = refused(capsys, [*common, *options, plans[0], "--recovery.at_end.methods=[best]"])
     assert "no method is named 'best'; defined are few, more" in said
 
 
