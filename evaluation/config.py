@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from jsonargparse import Namespace
 
-from cli.configs import read_command
+from cli.configs import at_home, read_command
 from cli.parse import Strict, parse
 from cli.types import register_types
 from datamodules.held_out import DRAWN_FACES, drawn_faces, prepared_set
@@ -201,4 +201,4 @@ def _instantiated(made: Strict, config: Namespace) -> Evaluation:
 
 def attribute_table(evaluation: Evaluation) -> pd.DataFrame | None:
     path = evaluation.attributes or os.environ.get(ATTRIBUTES_VARIABLE)
-    return None if path is None else read_attributes(Path(path))
+    return None if path is None else read_attributes(Path(at_home(path)))
