@@ -1,7 +1,7 @@
 """Recovery during training: how well the prior recovers held-out images, epoch after epoch."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,12 @@ from core.progress import image_bar
 from core.stopping import stop_if_asked
 from datamodules.image_set import ImageSet
 from priors.prior import Prior
-from recovery.deepinv import Reconstructor
-from recovery.methods import MethodFactory, PriorFree
+from recovery.methods import PriorFree
 from recovery.operators import ImageShape
-from recovery.physics import Deepinv
 from results.identity import ConfigTexts, describe
 from results.means import scalars
 from results.rows import KEY, Row, RowFile, read_rows
-from results.trial import Job, Problem, Trial, run_trials
+from results.trial import AnyMethod, Job, Problem, Trial, named_methods, run_trials
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,8 @@ class RecoveryDuringTraining(Checkpoint):
     Args:
         problems: definitions by name.
         methods: recovery methods by name. Some are made from the prior and the problem's gamma.
-            Others need no prior (reconstructors of deepinv, say), and recover once in a run.
+            Others need no prior (reconstructors of deepinv, say), and recover once in a run. As
+            {method, images}, one recovers at most so many images of each set.
         during: what to recover every `every_n_epochs` epochs.
         at_end: what to recover when training has seen all its images.
         every_n_epochs: how often.
@@ -62,13 +61,13 @@ class RecoveryDuringTraining(Checkpoint):
         seed: of the measurements' noise.
 
     Raises:
-        ValueError: a plan names a problem or a method that is not defined.
+        ValueError: a plan names a problem or a method that is not defined, or a method a prior.
     """
 
     def __init__(
         self,
         problems: dict[str, Problem],
-        methods: dict[str, Deepinv | PriorFree | MethodFactory],
+        methods: dict[str, AnyMethod],
         during: Plan,
         at_end: Plan,
         every_n_epochs: int = 1,
@@ -89,10 +88,13 @@ class RecoveryDuringTraining(Checkpoint):
             if count < 1:
                 raise ValueError(f"recovery.{name} must be at least 1, got {count}")
         self.problems = problems
-        self.methods = {
-            name: Reconstructor(method) if isinstance(method, Deepinv) else method
-            for name, method in methods.items()
-        }
+        self.methods = named_methods(methods)
+        for name, method in self.methods.items():
+            if method.prior is not None:
+                raise ValueError(
+                    f"recovery.methods.{name}: leave out prior: {method.prior}; while training, "
+                    "methods go through the prior that is trained"
+                )
         self.during = during
         self.at_end = at_end
         self.every_n_epochs = every_n_epochs
@@ -113,7 +115,7 @@ class RecoveryDuringTraining(Checkpoint):
                     operator = self.problems[problem].operator(image_shape)
                     describe(operator)  # as its rows will
                     for name in self._planned(plan):
-                        made = self.methods[name]
+                        made = self.methods[name].make
                         if not isinstance(made, PriorFree):
                             if prior is None:
                                 continue
@@ -175,13 +177,9 @@ class RecoveryDuringTraining(Checkpoint):
         earlier = read_rows(folder, every=True)  # of an interrupted recovery, by whichever rank
         prior = module.prior()
         run = Row(folder.name, prior.name, module.images_seen, epoch, seed=self.seed)
-        sets = [
-            held.subset(range(min(plan.images, len(held))))
-            for held in data_of(trainer).held_out.values()
-        ]
-        sets = [s.subset(range(rank, len(s.images), trainer.world_size)) for s in sets]
         methods = self._planned(plan)
-        total = len(plan.problems) * len(methods) * sum(len(s.images) for s in sets)
+        sets = {name: self.share(trainer, plan, name) for name in methods}
+        total = len(plan.problems) * sum(len(one) for shares in sets.values() for one in shares)
         pictures = RecoveryPictures(folder, module.images_seen, self.pictures)
         configs: set[str] = set()
         with (
@@ -189,7 +187,7 @@ class RecoveryDuringTraining(Checkpoint):
             image_bar("Recovering", total, leave=False, disable=rank > 0) as bar,
         ):
             for problem in plan.problems:
-                for job in self.jobs(problem, methods, prior, run, sets, texts):
+                for job in self.jobs(problem, sets, prior, run, texts):
                     configs.add(job.template.config)
                     for trial in self.run(job, earlier, module.device, bar):
                         pictures.keep(job, trial)  # first: a row is not recovered again
@@ -201,31 +199,43 @@ class RecoveryDuringTraining(Checkpoint):
             "recovery/share_of_time": (now - began) / (now - self._last_end),
         }
         rows = read_rows(folder, every=True)
-        rows = rows[rows["config"].isin(configs) & rows["dataset"].isin(s.name for s in sets)]
+        held_out = data_of(trainer).held_out
+        rows = rows[rows["config"].isin(configs) & rows["dataset"].isin(held_out)]
         now_or_always = rows["images_seen"].eq(module.images_seen) | rows["prior"].eq("")
         rows = _gather(rows[now_or_always], trainer)
         if trainer.is_global_zero and len(rows):
-            grids = pictures.join(plan.problems, [s.name for s in sets], methods)
+            grids = pictures.join(plan.problems, list(held_out), methods)
             self.publish(trainer, module.images_seen, rows, grids, times)
         self._last_end = time.perf_counter()
+
+    def share(self, trainer: pl.Trainer, plan: Plan, method: str) -> list[ImageSet]:
+        """This rank's share of what a method recovers of every held-out set."""
+        most = self.methods[method].images or plan.images
+        sets = [
+            held.subset(range(min(plan.images, most, len(held))))
+            for held in data_of(trainer).held_out.values()
+        ]
+        return [s.subset(range(trainer.global_rank, len(s), trainer.world_size)) for s in sets]
 
     def jobs(
         self,
         problem: str,
-        methods: list[str],
+        sets: Mapping[str, list[ImageSet]],
         prior: Prior,
         run: Row,
-        sets: list[ImageSet],
         texts: ConfigTexts,
     ) -> Iterator[Job]:
-        """Yield a problem's jobs. Its operator lives only as long: large matrices take memory."""
+        """Yield a problem's jobs, of methods and the sets that each recovers.
+
+        Its operator lives only as long: large matrices take memory.
+        """
         operator = self.problems[problem].operator(prior.image_shape)
-        for name in methods:
-            for images in sets:
+        for name, shares in sets.items():
+            for images in shares:
                 yield Job.of(
                     self.problems[problem],
                     operator,
-                    self.methods[name],
+                    self.methods[name].make,
                     prior,
                     images,
                     replace(run, problem=problem, method=name),

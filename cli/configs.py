@@ -66,7 +66,7 @@ Quoted.add_representer(
 
 
 def read_command(arguments: Sequence[str], defaults: Path) -> Command:
-    """A command line with its config files merged, `defaults` first, and every ~ expanded.
+    """A command line with its config files merged, `defaults` first.
 
     Raises Mistake, naming the file, for one that is missing or holds no mapping.
     """
@@ -76,12 +76,12 @@ def read_command(arguments: Sequence[str], defaults: Path) -> Command:
     for argument in waiting:
         option, given, value = argument.partition("=")
         if option not in OPTIONS:
-            rest.append(f"{option}={typed(value)}" if given else typed(argument))
+            rest.append(argument)
             continue
         value = value if given else next(waiting, "")
         if not value or value.startswith("-"):
             raise Mistake(f"{option}: name a YAML file")
-        paths.append(Path(as_read(value)))
+        paths.append(Path(at_home(value)))
     named = [path for path in paths[1:] if not same_file(path, defaults)]
     files = [ConfigFile(path, read_config(path)) for path in (defaults, *named)]
     files.sort(key=lambda file: file.overlay)  # stable: otherwise as the command has them
@@ -109,7 +109,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise Mistake(f"--config {path}: expected keys and values, found {kind}")
     if not isinstance(config.get("overlay", False), bool):
         raise Mistake(f"{path}: overlay is true or false, got {config['overlay']!r}")
-    return as_read(config)
+    return dict(renamed(config))
 
 
 def merge(earlier: Any, later: Any) -> Any:
@@ -165,32 +165,22 @@ def same_file(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
-def as_read(value: Any) -> Any:
-    """A value of a config as it is meant today: the one place that expands the ~ of a path, and
-    that names classes which have moved by their new path.
-    """
-    if isinstance(value, str):
-        home = value.startswith("~") and "/" in value
-        return os.path.expanduser(value) if home else MOVED.get(value, value)
+def renamed(value: Any) -> Any:
+    """A value of a config with the classes in it that have moved named by their new paths."""
     if isinstance(value, dict):
-        return {key: as_read(one) for key, one in value.items()}
-    return [as_read(one) for one in value] if isinstance(value, list) else value
+        return {key: renamed(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [renamed(one) for one in value]
+    return MOVED.get(value, value) if isinstance(value, str) else value
 
 
-def typed(argument: str) -> str:
-    """The same of an argument of the command line, which may be a mapping or a list in YAML."""
-    if not argument.startswith(("{", "[")):
-        return str(as_read(argument))
-    try:
-        given = get_loader("yaml")(argument)
-    except yaml.YAMLError:
-        return argument  # the parser says why
-    meant = as_read(given)
-    return argument if meant == given else written(meant, default_flow_style=True).rstrip()
+def at_home(text: str) -> str:
+    """A path with its ~ expanded; any other text as it is."""
+    return os.path.expanduser(text) if text.startswith("~") and "/" in text else text
 
 
-def written(config: Any, **options: Any) -> str:
-    return str(yaml.dump(config, Dumper=Quoted, sort_keys=False, width=float("inf"), **options))
+def written(config: Any) -> str:
+    return str(yaml.dump(config, Dumper=Quoted, sort_keys=False))
 
 
 def where_and_why(error: yaml.YAMLError) -> str:

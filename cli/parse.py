@@ -4,7 +4,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from cli.configs import Command, Mistake
+from cli.configs import Command, Mistake, at_home
 from cli.mistakes import empty_group, explain, keys_of, words
 
 
@@ -30,6 +30,19 @@ def parse(parser: ArgumentParser, command: Command, keys: ArgumentParser) -> Nam
     if found := empty_group(keys_of(keys), command.config):
         raise Mistake(words(found, command))
     try:
-        return parser.parse_args(command.arguments)
+        config = parser.parse_args(command.arguments)
     except ArgumentError as error:
         raise Mistake(explain(str(error), command, keys)) from error
+    return with_home(config)
+
+
+def with_home(value: Any) -> Any:
+    """A config with the ~ of every path in it expanded: the one place that does."""
+    if isinstance(value, str):
+        return at_home(value)
+    if isinstance(value, list):
+        return [with_home(one) for one in value]
+    if isinstance(value, dict | Namespace):
+        of = vars(value) if isinstance(value, Namespace) else value
+        return type(value)({key: with_home(one) for key, one in of.items()})
+    return value

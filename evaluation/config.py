@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from jsonargparse import Namespace
 
-from cli.configs import read_command
+from cli.configs import at_home, read_command
 from cli.parse import Strict, parse
 from cli.types import register_types
 from cli.wandb import split_project
@@ -19,10 +19,10 @@ from datamodules.held_out import DATA_ROOT_VARIABLE, DRAWN_FACES, drawn_faces, p
 from datamodules.image_set import ImageSet
 from datamodules.shards import load_images
 from evaluation.outcome import Mode, names_in
-from evaluation.plan import NamedMethod, Trials
+from evaluation.plan import Trials
 from priors import load_prior
 from priors.prior import Prior
-from results.trial import Problem
+from results.trial import AnyMethod, Problem
 from studies.bias import read_attributes
 from studies.study import Study
 
@@ -64,7 +64,7 @@ class Evaluation:
     priors: dict[str, str] = field(default_factory=dict)
     sets: dict[str, Literal["in", "out"]] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
-    methods: dict[str, NamedMethod] = field(default_factory=dict)
+    methods: dict[str, AnyMethod] = field(default_factory=dict)
     trials: Trials = field(default_factory=Trials)
     studies: dict[str, Study] = field(default_factory=dict)
     published: bool = False
@@ -214,4 +214,4 @@ def _instantiated(made: Strict, config: Namespace) -> Evaluation:
 
 def attribute_table(evaluation: Evaluation) -> pd.DataFrame | None:
     path = evaluation.attributes or os.environ.get(ATTRIBUTES_VARIABLE)
-    return None if path is None else read_attributes(Path(path))
+    return None if path is None else read_attributes(Path(at_home(path)))

@@ -9,32 +9,10 @@ import torch
 
 from datamodules.image_set import ImageSet
 from priors.prior import Prior
-from recovery.deepinv import Reconstructor
-from recovery.methods import MethodFactory, PriorFree
 from recovery.operators import ImageShape, Operator
-from recovery.physics import Deepinv
 from results.identity import ConfigTexts
 from results.rows import KEY, Row
-from results.trial import Job, Problem
-
-
-@dataclass(frozen=True)
-class NamedMethod:
-    """A recovery method and the prior it goes through.
-
-    Args:
-        method: made from a prior and the problem's gamma, or one that needs no prior.
-        prior: its name; None for methods that need none.
-        images: recover at most so many of each set, for slow methods.
-    """
-
-    method: Deepinv | PriorFree | MethodFactory
-    prior: str | None = None
-    images: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.images is not None and self.images < 1:
-            raise ValueError(f"methods: images must be at least 1, got {self.images}")
+from results.trial import Job, NamedMethod, Problem
 
 
 @dataclass(frozen=True)
@@ -129,16 +107,13 @@ class Bench:
         """
         named = self.methods[row.method]
         prior = None if named.prior is None else self.priors[named.prior]
-        make = named.method
-        if isinstance(make, Deepinv):
-            make = Reconstructor(make)
         if prior is not None:
             images_seen = getattr(prior, "images_seen", 0)
             row = replace(row, prior=named.prior or "", images_seen=images_seen)
         problem = replace(self.problems[row.problem], gamma=row.gamma)
         operator = self.operator(row.problem)
         try:
-            job = Job.of(problem, operator, make, prior, self.sets[dataset], row, texts)
+            job = Job.of(problem, operator, named.make, prior, self.sets[dataset], row, texts)
             job.method.check(operator)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{row.method} on {row.problem}: {error}") from error

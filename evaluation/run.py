@@ -44,7 +44,7 @@ from report.page import Section, save_figures, write_markdown, write_page
 from report.published import read_published
 from results.identity import ConfigTexts
 from results.rows import COLUMNS, RowFile, read_rows
-from results.trial import Job
+from results.trial import Job, named_methods
 from studies.bias import balanced, require_known
 from studies.study import Given, Tables
 
@@ -57,7 +57,7 @@ def make_bench(evaluation: Evaluation, device: torch.device) -> Bench:
     size = evaluation.image_size
     return Bench(
         evaluation.problems,
-        evaluation.methods,
+        named_methods(evaluation.methods),
         Priors(evaluation.priors, size, device),
         Sets(evaluation),
         (3, size, size),
@@ -103,7 +103,7 @@ def recover(evaluation: Evaluation, text: str, bench: Bench) -> tuple[pd.DataFra
     texts = ConfigTexts(folder / "configs.jsonl")
     jobs: list[tuple[Job, Sequence[int]]] = []
     for job in plan(trials, bench, evaluation.name, texts):
-        most = evaluation.methods[job.template.method].images
+        most = bench.methods[job.template.method].images
         jobs.append((job, chosen[job.images.name][:most]))
     RowFile(folder / "rows.csv")  # so that there is a file to read
     earlier = read_rows(folder, every=True)

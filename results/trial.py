@@ -1,7 +1,7 @@
 """A trial: held-out images, measured by a problem's operator, recovered by a method, as rows."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from core.seeds import seed_from
 from datamodules.image_set import ImageSet
 from priors.prior import Prior
+from recovery.deepinv import Reconstructor
 from recovery.diagnostic import Diagnostic
 from recovery.methods import Method, MethodFactory, PriorFree, Progress, Recovery
 from recovery.metrics import psnr, ssim
@@ -32,6 +33,42 @@ class Problem:
 
     operator: Deepinv | OperatorFactory
     gamma: float = 0.0
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A recovery method, the prior it goes through, and how much it recovers.
+
+    Args:
+        method: made from a prior and the problem's gamma, or free of any prior.
+        prior: its name; none for methods that need none, and none while training, where the prior
+            is the one that is trained.
+        images: recover at most so many of each set: for what is slow.
+    """
+
+    method: Deepinv | PriorFree | MethodFactory
+    prior: str | None = None
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.images is not None and self.images < 1:
+            raise ValueError(f"methods: images must be at least 1, got {self.images}")
+
+    @property
+    def make(self) -> PriorFree | MethodFactory:
+        return Reconstructor(self.method) if isinstance(self.method, Deepinv) else self.method
+
+
+# As configs give one: by its class alone, or with prior and images.
+AnyMethod = NamedMethod | Deepinv | PriorFree | MethodFactory
+
+
+def named_methods(given: Mapping[str, AnyMethod]) -> dict[str, NamedMethod]:
+    """Methods as configs give them, in one form."""
+    return {
+        name: method if isinstance(method, NamedMethod) else NamedMethod(method)
+        for name, method in given.items()
+    }
 
 
 @dataclass(frozen=True)

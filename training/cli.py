@@ -22,7 +22,7 @@ from callbacks.progress import ImageProgress
 from callbacks.quality import SampleQuality
 from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
-from cli.configs import Mistake, as_read, read_command, written
+from cli.configs import Mistake, read_command, renamed, written
 from cli.parse import Strict, parse
 from cli.types import register_types
 from core.files import write_whole
@@ -133,7 +133,7 @@ class Train(LightningCLI):
         """
         parser = self._parser("fit")
         try:
-            earlier = written(as_read(yaml.safe_load(path.read_text())))
+            earlier = written(renamed(yaml.safe_load(path.read_text())))
             read = parser.parse_string(earlier, _skip_validation=True)
             return dict(yaml.safe_load(parser.dump(read, skip_unset=False, skip_validation=True)))
         except (ArgumentError, yaml.YAMLError, TypeError, ValueError) as error:
