@@ -23,14 +23,20 @@ FIRST_NAMED = {
 
 
 class ConfigTexts:
-    """Short hashes of configurations; stores each text once, in the file at `path` if given."""
+    """Short hashes of configurations; stores each text once, in the file at `path` if given.
+
+    Raises ValueError, naming the file, if it holds anything else.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.known: set[str] = set()
         if path is not None and path.exists():
             drop_cut_line(path)
-            self.known = {json.loads(line)["hash"] for line in path.read_text().splitlines()}
+            try:
+                self.known = {json.loads(line)["hash"] for line in path.read_text().splitlines()}
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path} is damaged: {error!r}. Move it away") from error
 
     def hash(self, **config: Any) -> str:
         text = json.dumps(config, sort_keys=True, default=str)

@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -107,7 +108,7 @@ def read_rows(path: Path | str, *, every: bool = False) -> pd.DataFrame:
     counting once any of its images has been recovered under another one. `every=True` returns all
     rows. A last line that is cut short, or that a process is writing, is no row.
 
-    Raises FileNotFoundError if there are none.
+    Raises FileNotFoundError if there are none, ValueError for a damaged file, by its name.
     """
     path = Path(path)
     files = list(path.glob("rows*.csv")) if path.is_dir() else [path]
@@ -140,18 +141,22 @@ def done_images(rows: pd.DataFrame, **key: Any) -> set[str]:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Read every row of one file."""
+    """Read every row of one file. Raises ValueError, naming it, if it holds anything else."""
     empty = {column: ["", "nan"] for column, kind in TYPES.items() if kind is float}
-    rows = pd.read_csv(
-        io.BytesIO(whole_lines(path) or ",".join(COLUMNS).encode()),
-        dtype=TYPES,
-        keep_default_na=False,
-        na_values=empty,
-    )
-    if list(rows.columns) == BEFORE_KINDS:
-        rows["kind"] = rows["problem"].map(kind_by_name)
-        rows = rows[COLUMNS]
-    return rows
+    try:
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            rows = pd.read_csv(
+                io.BytesIO(whole_lines(path) or ",".join(COLUMNS).encode()),
+                dtype=TYPES,
+                keep_default_na=False,
+                na_values=empty,
+                index_col=False,
+            )
+        if list(rows.columns) == BEFORE_KINDS:
+            rows["kind"] = rows["problem"].map(kind_by_name)
+        return rows[COLUMNS]
+    except (KeyError, ValueError, pd.errors.ParserWarning) as error:  # pandas' are ValueErrors
+        raise ValueError(f"{path} is damaged: {error}. Move it away") from error
 
 
 def kind_by_name(problem: str) -> str:

@@ -35,7 +35,7 @@ from priors.checkpoint import read_checkpoint
 from priors.load import load_network
 from priors.weights import fingerprint, require_same_architecture
 from training.metrics_file import MetricsFile
-from training.run import Run, changes, show_results
+from training.run import Run, changes, require_whole_rows, show_results
 from training.wandb import wandb_logger
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
@@ -197,6 +197,7 @@ class Train(LightningCLI):
         self.datamodule.setup("fit")  # data that cannot be used leave no trace of the run
         first = self.trainer.is_global_zero
         with alone_in(self.run.directory, "train.py") if first else nullcontext():
+            require_whole_rows(self.run.directory)
             checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
             if checkpoint is not None:
                 say(f"Resuming from {checkpoint}")

@@ -1,6 +1,7 @@
 """Where a run lives, what it was, and what it leaves to look at."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from rich.console import Console
 from cli.wandb import split_project
 from report.curves import training_curves
 from report.terminal import show, summary_table
+from results.identity import ConfigTexts
 from results.rows import read_rows
 
 # What a resumed run may change: lengths, logging and the machine it runs on.
@@ -79,6 +81,14 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def require_whole_rows(directory: Path) -> None:
+    """Raise ValueError, naming the file, for rows that a recovery would meet hours later."""
+    with suppress(FileNotFoundError):
+        read_rows(directory)
+    for path in directory.glob("configs*.jsonl"):
+        ConfigTexts(path)
 
 
 def show_results(directory: Path) -> None:
