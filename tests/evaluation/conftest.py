@@ -42,7 +42,12 @@ methods:
         network: {class_path: networks.deep_decoder.DeepDecoder, init_args: {width: 8}}
         steps: 3
   bm3d: {method: {class_path: recovery.bm3d.BM3D}}
-trials: {problems: [cs-50%, denoise], methods: [glow, adjoint, few], images: 3, seeds: [0, 1]}
+trials:
+  problems: [cs-50%, denoise]
+  methods: [glow, adjoint, few]
+  sets: [faces, others]
+  images: 3
+  seeds: [0, 1]
 """
 
 

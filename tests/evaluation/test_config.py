@@ -18,6 +18,7 @@ def test_drawn_faces_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("INVERTIBLE_PRIORS_DATA", raising=False)
     options = ["--config=configs/evaluate/demo.yaml", f"--root={tmp_path}", "--trials.images=2"]
     options += ["--trials.methods=[pseudo-inverse]", "--trials.problems=[cs-10%]"]
+    options.append("--trials.sets=[faces-val, faces-ood]")
     evaluate.main(options)
     rows = read_rows(tmp_path / "demo")
     assert rows.groupby(["dataset", "distribution"]).size().to_dict() == {
@@ -31,8 +32,11 @@ def test_drawn_faces_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         (["--priors={glow: nowhere}"], "priors.glow: "),
         (["--image_size=16", "--data=DATA"], "16px"),
-        (["--sets={faces: in, absent: out}"], "absent: no set; python -m datamodules.prepare"),
-        (["--trials.problems=[cs-1%]"], "no problem is named 'cs-1%'; defined are cs-50%"),
+        (
+            ["--sets={faces: in, absent: out}", "--trials.sets=[faces, absent]"],
+            "absent: no set; python -m datamodules.prepare",
+        ),
+        (["--trials.problems=[cs-1%]"], "no problem is named 'cs-1%'; defined are cs-10%, cs-100%"),
         (["--trials.methods=[blow]"], "no method is named 'blow'"),
         (["--trials.sets=[elsewhere]"], "no set is named 'elsewhere'"),
         (["--priors={}"], "no prior is named 'glow'"),
