@@ -6,29 +6,36 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.checkpoints import Checkpoints, WholeFiles, newest_checkpoint
+from callbacks.checkpoints import WholeFiles, newest_checkpoint
+from lightning_modules import MaximumLikelihood
+from priors.checkpoint import read_checkpoint
 from tests.helpers import Killed, refused, run
 
 
-def test_the_best_inside_an_epoch_is_saved_there() -> None:
-    class Validated:
-        """As much of a trainer as `Checkpoints` asks."""
+def test_the_best_is_of_the_validation_where_it_was_best(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside an epoch, too: validated every 32 images, of which an epoch has 64."""
+    bits = {32: 1.0, 64: 3.0, 96: 2.0, 128: 0.5}
 
-        def __init__(self, value: float, last: bool) -> None:
-            self.callback_metrics, self.is_last_batch = {"bits": value}, last
-            self.world_size = 1
+    def validated(
+        self: MaximumLikelihood, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        names: list[str] = self.trainer.datamodule.validation_names  # type: ignore[attr-defined]
+        value = torch.tensor(bits[self.images_seen])
+        name = f"bits_per_dim/{names[dataloader_idx]}"
+        self.log(name, value, batch_size=1, add_dataloader_idx=False)
 
-    saved: list[tuple[float, str]] = []
-    checkpoints = Checkpoints(monitor="bits")
-    checkpoints.save = lambda trainer, name: saved.append(  # type: ignore[method-assign,assignment]
-        (trainer.callback_metrics["bits"], name)
-    )
-    for value, last in ((1.0, False), (3.0, True), (0.5, True)):
-        trainer: Any = Validated(value, last)
-        checkpoints.on_validation_end(trainer, None)  # type: ignore[arg-type]
-        if last:
-            checkpoints.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
-    assert saved == [(1.0, "best"), (3.0, "last"), (0.5, "best"), (0.5, "last")]
+    monkeypatch.setattr(MaximumLikelihood, "validation_step", validated)
+    options = ["--trainer.val_check_interval=4", "--recovery.at_end.problems=[]"]
+    options.append("--recovery.during.problems=[]")
+    for total, best in ((64, 32), (128, 128)):
+        directory = run(tiny, *options, f"--model.total_images={total}")
+        seen = [
+            read_checkpoint(directory / "checkpoints" / f"{name}.ckpt")["images_seen"]
+            for name in ("best", "last")
+        ]
+        assert seen == [best, total]
 
 
 def test_a_damaged_checkpoint_is_left_out(tiny: list[str]) -> None:

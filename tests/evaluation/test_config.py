@@ -18,6 +18,7 @@ def test_drawn_faces_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("INVERTIBLE_PRIORS_DATA", raising=False)
     options = ["--config=configs/evaluate/demo.yaml", f"--root={tmp_path}", "--trials.images=2"]
     options += ["--trials.methods=[pseudo-inverse]", "--trials.problems=[cs-10%]"]
+    options.append("--trials.sets=[faces-val, faces-ood]")
     evaluate.main(options)
     rows = read_rows(tmp_path / "demo")
     assert rows.groupby(["dataset", "distribution"]).size().to_dict() == {
