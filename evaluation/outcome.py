@@ -7,11 +7,11 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,14 +19,14 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.utils import make_grid, save_image
 
+from evaluation.config import Mode
 from evaluation.plan import Trials
 from report.page import Section
 from results.identity import describe
 from results.means import GROUP, image_means, per_image
 from results.rows import KEY
-from studies.study import Given, Study, Tables
+from studies.study import Given, Study, Tables, names_in
 
-Mode = Literal["online", "offline", "disabled"]  # of W&B
 MACHINES = "machines.json"  # that rows were made on
 
 
@@ -104,12 +104,6 @@ def _digest(data: pd.DataFrame | Tensor | None) -> str:
         return ""
     content = data.numpy().tobytes() if isinstance(data, Tensor) else data.to_csv().encode()
     return hashlib.blake2b(content, digest_size=8).hexdigest()
-
-
-def names_in(study: Study, names: Iterable[str]) -> list[str]:
-    """Which of these (of priors, of sets) are among the options of a study."""
-    text = json.dumps(vars(study), default=str)
-    return [name for name in names if json.dumps(name) in text]
 
 
 def study_section(study: Study, tables: Tables, pictures: Path) -> Section:

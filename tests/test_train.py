@@ -20,7 +20,6 @@ from PIL import Image
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
-import train
 from benchmarks.inversion import inversion_errors
 from callbacks.checkpoints import Checkpoints, WholeFiles, newest_checkpoint
 from callbacks.recovery import RecoveryDuringTraining
@@ -306,7 +305,7 @@ def test_slurm_requeues_to_the_runs_own_checkpoint(
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURM_JOB_NAME", "glow")
 
-    def check(cli: train.Train) -> None:
+    def check(cli: Train) -> None:
         environment = cli.trainer._accelerator_connector.cluster_environment
         assert isinstance(environment, SLURMEnvironment) and not environment.auto_requeue
         assert isinstance(cli.trainer.strategy.checkpoint_io, WholeFiles)
@@ -678,7 +677,7 @@ def test_two_processes_train_and_recover(tiny: list[str], tmp_path: Path) -> Non
 
 
 def configured(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], check: Callable[[train.Train], None]
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], check: Callable[[Train], None]
 ) -> None:
     """Instantiate everything a command names, without data and training."""
     monkeypatch.setattr(Train, "fit", lambda self, model, **kwargs: None)
@@ -692,7 +691,7 @@ def configured(
 def test_every_config_instantiates(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def check(cli: train.Train) -> None:
+    def check(cli: Train) -> None:
         assert cli.model.image_shape[-1] == cli.datamodule.image_size
         assert cli.run.name == path.stem.replace("_", "-")
         if isinstance(cli.model, Adversarial):
@@ -708,7 +707,7 @@ def test_an_overlay_does_not_drop_callbacks(
 ) -> None:
     kinds: list[list[str]] = []
 
-    def check(cli: train.Train) -> None:
+    def check(cli: Train) -> None:
         kinds.append([type(callback).__name__ for callback in cli.trainer.callbacks])
         recovery = next(c for c in cli.trainer.callbacks if isinstance(c, RecoveryDuringTraining))
         assert "cs-10%" in recovery.problems
@@ -725,7 +724,7 @@ def test_an_overlay_does_not_drop_callbacks(
 def test_a_cluster_waits_for_the_recoveries_of_others(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def check(cli: train.Train) -> None:
+    def check(cli: Train) -> None:
         assert isinstance(cli.trainer.strategy, DDPStrategy)
         assert cli.trainer.strategy._timeout == timedelta(hours=6)
 
@@ -739,7 +738,7 @@ def test_the_deep_overlay_changes_depth_and_schedule_alone(
     plain = ["--config=configs/glow_celeba32.yaml", f"--run.root={tmp_path}"]
     texts: list[dict[str, Any]] = []
 
-    def check(cli: train.Train) -> None:
+    def check(cli: Train) -> None:
         assert {len(level) for level in cli.model.network.levels} == {(8, 12)[len(texts)]}
         texts.append(flatten(yaml.safe_load(cli.config_text())))
 

@@ -8,7 +8,6 @@ from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
-from wandb.errors import Error as WandbError
 
 from training.run import Run
 
@@ -20,6 +19,8 @@ def wandb_logger(run: Run) -> list[WandbLogger]:
     """
     if run.wandb == "disabled":
         return []
+    from wandb.errors import Error as WandbError  # here, as importing wandb takes a while
+
     offline = run.wandb == "offline" or (run.wandb == "auto" and not has_wandb_key())
     identity = run.directory / "wandb_id"
     if not identity.exists() and first_process():
