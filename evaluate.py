@@ -11,14 +11,16 @@ import sys
 
 from cli.configs import Mistake
 from evaluation.config import read_evaluation
-from evaluation.run import evaluate
 
 
 def main(arguments: list[str] | None = None) -> None:
     if not (sys.argv[1:] if arguments is None else arguments):
         sys.exit(__doc__)
     try:
-        failures = evaluate(*read_evaluation(arguments))
+        evaluation, text = read_evaluation(arguments)
+        from evaluation.run import evaluate  # here: --help and a mistake do without
+
+        failures = evaluate(evaluation, text)
     except (ValueError, RuntimeError, OSError) as error:
         if os.environ.get("INVERTIBLE_PRIORS_TRACEBACK"):
             raise

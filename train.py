@@ -7,19 +7,32 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 
 from cli.configs import Mistake
+<<<<<<< HEAD
 from core.stopping import Stopped
 from training.cli import Train, Unfinished
+=======
+from cli.help import show_help
+
+HELP = Path(__file__).parent / "training" / "help.txt"
+>>>>>>> configs
 
 
 def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        sys.exit(__doc__)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # ours, merged
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch, inside Lightning
     warnings.filterwarnings("ignore", message=".*have no `validation_step`")  # GANs: no likelihood
     warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.*buffer")
     try:
+        show_help(arguments, HELP.read_text)
+        from training.cli import Train  # here: --help need not wait for Lightning
+
         Train(arguments)
     except Stopped as stopped:
         sys.exit(stopped.status)

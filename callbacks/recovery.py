@@ -30,7 +30,13 @@ from results.trial import AnyMethod, Job, Problem, Trial, named_methods, run_tri
 
 @dataclass(frozen=True)
 class Plan:
-    """Which problems, on how many images of every held-out set, by which methods (or all)."""
+    """What is recovered at a time.
+
+    Args:
+        problems: names, of `problems`.
+        images: of every held-out set, the first so many.
+        methods: names, of `methods`; by default all.
+    """
 
     problems: list[str] = field(default_factory=list)
     images: int = 8

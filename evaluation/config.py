@@ -11,23 +11,25 @@ import pandas as pd
 import torch
 from jsonargparse import Namespace
 
-from cli.configs import at_home, read_command
+from cli.configs import at_home, read_command, read_config
+from cli.help import show_help
 from cli.parse import Strict, parse
 from cli.types import register_types
 from cli.wandb import split_project
 from datamodules.held_out import DATA_ROOT_VARIABLE, DRAWN_FACES, drawn_faces, prepared_set
 from datamodules.image_set import ImageSet
 from datamodules.shards import load_images
-from evaluation.outcome import Mode, names_in
+from evaluation.help import page
 from evaluation.plan import Trials
 from priors import load_prior
 from priors.prior import Prior
 from results.trial import AnyMethod, Problem
 from studies.bias import read_attributes
-from studies.study import Study
+from studies.study import Study, names_in
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "evaluate" / "defaults.yaml"
 ATTRIBUTES_VARIABLE = "INVERTIBLE_PRIORS_ATTRIBUTES"
+Mode = Literal["online", "offline", "disabled"]  # of W&B
 DRAWN = 64  # faces in each set of them, as while training
 
 
@@ -42,9 +44,10 @@ class Evaluation:
         priors: by name, a run of train.py, a checkpoint of one, or an exported prior.
         sets: by name, in or out of the priors' training distribution; prepared at
             <data>/<image_size>px/<name>; faces-val and faces-ood are drawn.
-        problems, methods: definitions by name.
+        problems: what is measured, by name.
+        methods: how images are recovered, by name: a class, or {method, prior, images}.
         trials: what is recovered.
-        studies: by name.
+        studies: questions that recovered images alone do not answer, by name.
         published: draw the paper's numbers beside ours.
         data: folder of prepared sets; by default the environment variable INVERTIBLE_PRIORS_DATA.
         attributes: CSV of what images show, with a column `name`; by default the environment
@@ -197,6 +200,7 @@ def read_evaluation(arguments: list[str] | None = None) -> tuple[Evaluation, str
     """From the command line: the evaluation, and its whole config as text."""
     made = parser()
     arguments = sys.argv[1:] if arguments is None else arguments
+    show_help(arguments, lambda: page(made, read_config(DEFAULTS)))
     config = parse(made, read_command(arguments, DEFAULTS), made)
     return _instantiated(made, config), made.dump(config, skip_unset=False)
 

@@ -20,7 +20,9 @@ class Trials:
     """Every problem x method x set x seed, all by name.
 
     Args:
-        problems, methods, sets: names.
+        problems: names, of `problems`.
+        methods: names, of `methods`.
+        sets: names, of `sets`.
         images: of each set, the first so many (all where there are fewer).
         seeds: of the measurements' noise and of random starts; the mean over them is reported.
         gammas: solve each problem at each of these weights of the penalty instead of its own.

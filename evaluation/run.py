@@ -28,7 +28,6 @@ from evaluation.config import (
 )
 from evaluation.outcome import (
     details,
-    names_in,
     remember_machine,
     require_login,
     sample_sheets,
@@ -46,7 +45,7 @@ from results.identity import ConfigTexts
 from results.rows import COLUMNS, RowFile, read_rows
 from results.trial import Job, named_methods
 from studies.bias import balanced, require_known
-from studies.study import Given, Tables
+from studies.study import Given, Tables, names_in
 
 # tqdm's own estimate takes every image to be equally slow; TimeLeft does not
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"

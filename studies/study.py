@@ -4,8 +4,9 @@
 from the saved CSV files without computing anything.
 """
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,3 +101,9 @@ class Study(ABC):
 def unit_range(images: Tensor, device: torch.device) -> Tensor:
     """Map uint8 (N, C, H, W) to float32 in [0, 1] on `device`."""
     return images.to(device).float() / 255
+
+
+def names_in(study: Study, names: Iterable[str]) -> list[str]:
+    """Which of these (of priors, of sets) are among the options of a study."""
+    text = json.dumps(vars(study), default=str)
+    return [name for name in names if json.dumps(name) in text]

@@ -22,7 +22,8 @@ from callbacks.progress import ImageProgress
 from callbacks.quality import SampleQuality
 from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
-from cli.configs import Mistake, read_command, renamed, written
+from cli.configs import Mistake, read_command, read_config, renamed, written
+from cli.help import show_help
 from cli.parse import Strict, parse
 from cli.types import register_types
 from core.files import write_whole
@@ -34,6 +35,7 @@ from lightning_modules.clock import ClockedModule
 from priors.checkpoint import read_checkpoint
 from priors.load import load_network
 from priors.weights import fingerprint, require_same_architecture
+from training.help import page
 from training.metrics_file import MetricsFile
 from training.run import Run, changes, require_whole_rows, show_results
 from training.wandb import wandb_logger
@@ -82,6 +84,7 @@ class Train(LightningCLI):
         parser.add_lightning_class_args(RecoveryDuringTraining, "recovery")
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
+        show_help(args, lambda: page(self._parser("fit"), read_config(DEFAULTS)))
         command = read_command(args, DEFAULTS)
         if command.rest[:1] != ["fit"]:
             given = "".join(f", not {word!r}" for word in command.rest[:1])

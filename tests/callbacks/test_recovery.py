@@ -276,7 +276,7 @@ def test_the_baselines_overlay_serves_its_problems(
 ) -> None:
     served = []
 
-    def check_only(cli: train.Train, model: ClockedModule, **_: Any) -> None:
+    def check_only(cli: Train, model: ClockedModule, **_: Any) -> None:
         """In place of training: `before_fit` has asked every planned method."""
         served.append(cli.config_init.fit.recovery)
 
