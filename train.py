@@ -10,14 +10,10 @@ import warnings
 from pathlib import Path
 
 from cli.configs import Mistake
-<<<<<<< HEAD
-from core.stopping import Stopped
-from training.cli import Train, Unfinished
-=======
 from cli.help import show_help
+from core.stopping import Stopped, Unfinished
 
 HELP = Path(__file__).parent / "training" / "help.txt"
->>>>>>> configs
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,6 +21,10 @@ class Stopped(Exception):
         self.status = 128 + number
 
 
+class Unfinished(Exception):
+    """Training ended in order, before it had seen all its images."""
+
+
 def note_signals(forward: Callable[[int], object] | None = None) -> None:
     """From now on note signals instead of obeying them; `forward` hands one to child processes."""
     global _received

@@ -19,12 +19,9 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.utils import make_grid, save_image
 
-<<<<<<< HEAD
 from cli.wandb import split_project
 from core.files import write_whole
-=======
 from evaluation.config import Mode
->>>>>>> configs
 from evaluation.plan import Trials
 from report.page import Section
 from results.identity import describe
@@ -32,12 +29,7 @@ from results.means import GROUP, image_means, per_image
 from results.rows import KEY
 from studies.study import Given, Study, Tables, names_in
 
-<<<<<<< HEAD
-Mode = Literal["online", "offline", "disabled"]  # of W&B
 MACHINES = "machines.json"  # the machines that made the rows
-=======
-MACHINES = "machines.json"  # that rows were made on
->>>>>>> configs
 
 
 def study_tables(
@@ -109,15 +101,6 @@ def _digest(data: pd.DataFrame | Tensor | None) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-<<<<<<< HEAD
-def names_in(study: Study, names: Iterable[str]) -> list[str]:
-    """List which of these names (of priors, of sets) are among the options of a study."""
-    text = json.dumps(vars(study), default=str)
-    return [name for name in names if json.dumps(name) in text]
-
-
-=======
->>>>>>> configs
 def study_section(study: Study, tables: Tables, pictures: Path) -> Section:
     small = {name: table for name, table in tables.items() if len(table) <= 60}
     return Section(

@@ -16,14 +16,10 @@ def psnr(image: Tensor, truth: Tensor, region: Tensor | None = None) -> Tensor:
 
 
 def ssim(image: Tensor, truth: Tensor) -> Tensor:
-<<<<<<< HEAD
     """Compute SSIM (B,), data range 1, with an 11x11 Gaussian window (Wang et al. 2004)."""
-=======
-    """Structural similarity (B,), data range 1, 11x11 Gaussian window (Wang et al. 2004)."""
-    # here, as torchmetrics takes longer to import than all that needs no metric
+    # here, because importing torchmetrics takes longer than all that needs no metric
     from torchmetrics.functional.image import structural_similarity_index_measure
 
->>>>>>> configs
     return structural_similarity_index_measure(
         image.clamp(0, 1), truth.clamp(0, 1), data_range=1.0, reduction="none"
     ).reshape(len(image))

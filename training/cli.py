@@ -29,7 +29,7 @@ from cli.types import register_types
 from core.files import write_whole
 from core.lock import alone_in
 from core.precision import require_full_precision
-from core.stopping import Stopped
+from core.stopping import Stopped, Unfinished
 from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule
 from priors.checkpoint import read_checkpoint
@@ -231,10 +231,6 @@ class Train(LightningCLI):
                 f"{self.model.total_images:,} images, at trainer.max_time or an option like it: "
                 "the same command goes on"
             )
-
-
-class Unfinished(Exception):
-    """Training ended in order, before it had seen all its images."""
 
 
 def refuse_tasks_without_a_world(trainer: pl.Trainer) -> None:

@@ -22,15 +22,9 @@ def wandb_logger(run: Run) -> list[WandbLogger]:
     """
     if run.wandb == "disabled":
         return []
-<<<<<<< HEAD
     if run.wandb == "auto" and first_process() and not wandb.login(prompt=False, verify=False):
         print("W&B: no key found (`wandb login` stores one). This run is logged offline.")
         run = replace(run, wandb="offline")
-=======
-    from wandb.errors import Error as WandbError  # here, as importing wandb takes a while
-
-    offline = run.wandb == "offline" or (run.wandb == "auto" and not has_wandb_key())
->>>>>>> configs
     identity = run.directory / "wandb_id"
     if not identity.exists() and first_process():
         write_whole(identity, secrets.token_hex(4))
