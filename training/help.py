@@ -1,9 +1,6 @@
-"""What train.py --help says. `python -m training.help` writes it to help.txt, which is printed."""
+"""What train.py --help says: `python -m training.store_help` writes it to help.txt."""
 
 from collections.abc import Mapping
-from contextlib import redirect_stdout, suppress
-from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -18,7 +15,7 @@ INTRO = """
 python train.py fit --config configs/EXPERIMENT.yaml [--config OVERLAY.yaml ...] [--KEY VALUE ...]
 
 Trains a prior, and after every epoch recovers held-out images through it. The same command again
-resumes. See docs/training.md.
+resumes. See docs/train.md.
 
   --config FILE       merged, key by key, into configs/defaults.yaml and the files before it; one
                       with `overlay: true` into all others. Options win over files
@@ -47,7 +44,6 @@ ALL = """
   All with their values: --print_config
   What they mean: lightning.ai/docs/pytorch/stable/common/trainer.html
 """
-STORED = Path(__file__).with_suffix(".txt")
 
 
 def page(parser: ArgumentParser, defaults: Mapping[str, Any]) -> str:
@@ -66,16 +62,3 @@ def page(parser: ArgumentParser, defaults: Mapping[str, Any]) -> str:
     page.keys("What is kept and shown", "checkpoints.", "samples.", "quality.")
     page.keys("Of Lightning's Trainer, which has more than these", *TRAINER, words=WORDS)
     return page.text() + ALL
-
-
-def store() -> None:
-    """Write the page to where train.py finds it without importing Lightning: 5 s of its own."""
-    from training.cli import Train
-
-    with redirect_stdout(StringIO()) as shown, suppress(SystemExit):
-        Train(["fit", "--help"])
-    STORED.write_text(shown.getvalue())
-
-
-if __name__ == "__main__":
-    store()

@@ -6,6 +6,7 @@ from dataclasses import replace
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
+from wandb.errors import Error as WandbError
 
 from cli.wandb import split_project
 from core.files import write_whole
