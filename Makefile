@@ -12,6 +12,9 @@ demo: .venv/ready  ## train a small Glow and a small GAN on drawn faces, recover
 	$(BIN)/python train.py fit --config configs/demo.yaml
 	$(BIN)/python -m report runs/demo runs/demo-gan
 
+quick: .venv/ready  ## recover drawn faces through the published priors (seconds, CPU, offline)
+	$(BIN)/python evaluate.py --config configs/evaluate/quick.yaml
+
 test: .venv/ready  ## all tests
 	$(PYTEST)
 
@@ -41,5 +44,5 @@ clean:  ## remove the environment and caches; keeps runs/ and data/
 	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[dev]'
 	touch $@
 
-.PHONY: help demo test check lint bench format clean
+.PHONY: help demo quick test check lint bench format clean
 .DEFAULT_GOAL := help
