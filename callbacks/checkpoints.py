@@ -76,7 +76,7 @@ class Checkpoints(Checkpoint):
             return due, received()
         wishes = torch.tensor([int(due), received()], device=trainer.strategy.root_device)
         wish, signal = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
-        return bool(wish), signal
+        return bool(wish), received() or signal
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         monitor = self.monitor or f"bits_per_dim/{data_of(trainer).validation_names[0]}"
@@ -135,7 +135,7 @@ def images_in_last(trainer: pl.Trainer) -> int:
     """Read how many images the run's `last.ckpt` has seen; 0 if none can be read."""
     path = checkpoint_folder(trainer.default_root_dir) / "last.ckpt"
     try:
-        return int(read_checkpoint(path)["images_seen"])
+        return int(read_checkpoint(path, check=False)["images_seen"])
     except (OSError, ValueError):
         return 0
 

@@ -1,7 +1,9 @@
 """Pictures of a recovery: truth | measurement | a recovery by each method."""
 
+import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.utils import make_grid, save_image
 
 from core.files import whole_file
+from datamodules.image_set import ImageSet
 from results.trial import Job, Trial, measurement_as_image
 
 COLUMNS = ("truth", "measurement")
@@ -48,31 +51,38 @@ class RecoveryPictures:
                         save_image(images[i].clamp(0, 1), file, format="png")
 
     def join(
-        self, problems: Sequence[str], sets: Sequence[str], methods: Sequence[str]
+        self, problems: Sequence[str], sets: Iterable[ImageSet], methods: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Write the grids, a row an image, and forget the parts.
+        """Write the grids, a row an image in the order of its set, and forget the parts.
+
+        A cell is blank where a method did not recover the image at this time: one that is given
+        few images, or free of a prior and done earlier. A method with no cell has no column.
 
         Returns the grids (3, H, W) in [0, 1] by <problem>/<set>.
         """
         grids = {}
-        for name in (f"{problem}/{held_out}" for problem in problems for held_out in sets):
-            images = sorted((self.parts / name).glob("*"))
-            kept = [
-                {c: i / f"{c}.png" for c in (*COLUMNS, *methods) if (i / f"{c}.png").exists()}
-                for i in images[: self.images]
+        for problem, held_out in itertools.product(problems, sets):
+            name = f"{problem}/{held_out.name}"
+            folders = [self.parts / name / image for image in held_out.image_names]
+            rows = [folder for folder in folders if folder.exists()][: self.images]
+            columns = [
+                column
+                for column in (*COLUMNS, *methods)
+                if any((row / f"{column}.png").exists() for row in rows)
             ]
-            # a method free of a prior was recovered at an earlier time, and has no picture now
-            most = max(map(len, kept), default=0)
-            cells = [
-                decode_image(str(path), ImageReadMode.RGB)
-                for files in kept
-                if len(files) == most
-                for path in files.values()
-            ]
-            if cells:
-                grid = make_grid(torch.stack(cells), nrow=most, padding=1, pad_value=255) / 255
+            if columns:
+                cells = self.cells([row / f"{column}.png" for row in rows for column in columns])
+                grid = make_grid(cells, nrow=len(columns), padding=1, pad_value=255) / 255
                 with whole_file(self.folder / name / f"{self.images_seen:09d}.png") as file:
                     save_image(grid, file, format="png")
                 grids[name] = grid
-        shutil.rmtree(self.parts.parent, ignore_errors=True)
+        shutil.rmtree(self.parts, ignore_errors=True)
+        with suppress(OSError):  # the parts of other times stay
+            self.parts.parent.rmdir()
         return grids
+
+    def cells(self, paths: Sequence[Path]) -> Tensor:
+        """Read the cells (N, 3, H, W), blank where there is no file."""
+        cells = {p: decode_image(str(p), ImageReadMode.RGB) for p in paths if p.exists()}
+        blank = torch.full_like(next(iter(cells.values())), 255)
+        return torch.stack([cells.get(path, blank) for path in paths])

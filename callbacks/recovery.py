@@ -63,7 +63,7 @@ class RecoveryDuringTraining(Checkpoint):
         at_end: what to recover when training has seen all its images.
         every_n_epochs: how often.
         batch_size: images recovered at once; bounds memory, changes no result.
-        pictures: images of every held-out set in the picture grids (of rank 0's share).
+        pictures: images of every held-out set in the picture grids.
         seed: of the measurements' noise.
 
     Raises:
@@ -210,7 +210,7 @@ class RecoveryDuringTraining(Checkpoint):
         now_or_always = rows["images_seen"].eq(module.images_seen) | rows["prior"].eq("")
         rows = _gather(rows[now_or_always], trainer)
         if trainer.is_global_zero and len(rows):
-            grids = pictures.join(plan.problems, list(held_out), methods)
+            grids = pictures.join(plan.problems, held_out.values(), methods)
             self.publish(trainer, module.images_seen, rows, grids, times)
         self._last_end = time.perf_counter()
 

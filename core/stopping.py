@@ -34,9 +34,11 @@ def note_signals(forward: Callable[[int], object] | None = None) -> None:
         global _received
         if _received == signal.SIGINT == number:  # Ctrl-C again
             raise KeyboardInterrupt
-        _received = signal.Signals(number)
+        if _received is None:
+            _received = signal.Signals(number)
         if forward is not None:
-            forward(number)
+            # a terminal sends Ctrl-C to children too, for whom a second one would be the user's
+            forward(signal.SIGTERM if number == signal.SIGINT else number)
 
     for number in SIGNALS:
         signal.signal(number, note)

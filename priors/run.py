@@ -42,8 +42,10 @@ def load_run(path: Path) -> TrainedRun:
     try:
         config = dict(yaml.safe_load((directory / "config.yaml").read_text()))
         key = trained_key(config)
-        named = config["model"]["init_args"][key]
+        arguments = config["model"]["init_args"]
+        named = {**arguments[key], "init_args": made(arguments[key].get("init_args") or {})}
         network = build_network(named_class(named["class_path"]), named)
+        growth = Growth(**arguments["growth"]) if arguments.get("growth") else None
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{directory / 'config.yaml'} is damaged or of another version: {error}"
@@ -57,10 +59,19 @@ def load_run(path: Path) -> TrainedRun:
     network.load_state_dict(weights)
     images_seen = int(saved["images_seen"])
     if key == "generator":
-        growth = config["model"]["init_args"].get("growth")
-        stage = Growth(**growth).at(images_seen, network.final_stage) if growth else ()  # type: ignore[arg-type]
+        stage = growth.at(images_seen, network.final_stage) if growth else ()  # type: ignore[arg-type]
         network = generator_of_prior(network, stage)
     return TrainedRun(network, images_seen, saved.get("begun_from"), config, directory)
+
+
+def made(value: Any) -> Any:
+    """A value of a run's config with the objects made that it names by class_path."""
+    if isinstance(value, Mapping):
+        inside = {name: made(one) for name, one in value.items()}
+        if "class_path" not in inside:
+            return inside
+        return named_class(inside["class_path"])(**inside.get("init_args", {}))
+    return [made(one) for one in value] if isinstance(value, list) else value
 
 
 def trained_key(config: Mapping[str, Any]) -> str:

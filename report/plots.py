@@ -21,7 +21,7 @@ Styles = dict[str, tuple[str, str]]  # colour and marker by method
 
 SET = ["dataset", "distribution"]
 SIDE = {"in": "in distribution", "out": "out of distribution"}
-MARKERS = "osD^vPX*<>hd"
+MARKERS = "osD^vPX*<>hdp"
 COLOURS = [f"C{index}" for index in range(10)]
 SET_MARKERS = "osDv"
 M_TICKS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -184,15 +184,13 @@ def styles_of(methods: Iterable[str]) -> Styles:
     """
     names = list(dict.fromkeys(methods))
     bases = list(dict.fromkeys(name.split(" (")[0] for name in names))
-    known = {base: STYLES[base] for base in bases if base in STYLES}
-    free = [c for c in COLOURS if c not in {colour for colour, _ in known.values()}]
-    others = [base for base in bases if base not in known]
-    colours = itertools.chain(free, itertools.cycle(COLOURS))
-    taken = set(known.values())
-    for base, colour in zip(others, colours, strict=False):
-        style = next((colour, m) for m in MARKERS if (colour, m) not in taken)
-        taken.add(style)
-        known[base] = style
+    wanted = {STYLES[base][0] for base in bases if base in STYLES}
+    colours = itertools.chain([c for c in COLOURS if c not in wanted], itertools.cycle(COLOURS))
+    known: Styles = {}
+    for base in sorted(bases, key=lambda base: base not in STYLES):  # those with a style first
+        colour, marker = STYLES[base] if base in STYLES else (next(colours), MARKERS[0])
+        taken = set(known.values())
+        known[base] = next((colour, m) for m in (marker, *MARKERS) if (colour, m) not in taken)
     styles: Styles = {}
     seen: dict[str, int] = {}
     for name in names:

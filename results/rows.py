@@ -116,6 +116,8 @@ def read_rows(path: Path | str, *, every: bool = False) -> pd.DataFrame:
     if not files or not files[0].exists():
         raise FileNotFoundError(f"no rows at {path}: expected a rows.csv written by a run")
     rows = pd.concat([_read(file) for file in files], ignore_index=True)
+    told = rows[rows["kind"] != ""].drop_duplicates("config").set_index("config")["kind"]
+    rows["kind"] = rows["kind"].where(rows["kind"] != "", rows["config"].map(told)).fillna("")
     return rows if every else rows[~superseded(rows)].reset_index(drop=True)
 
 
@@ -177,7 +179,9 @@ def _add_kinds(path: Path) -> None:
     old = io.StringIO(whole_lines(path).decode())
     new = io.StringIO()
     csv.writer(new, lineterminator="\n").writerows(lines())
+    times = path.stat()
     write_whole(path, new.getvalue())
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # it was not written last
 
 
 def _cell(value: Any) -> Any:

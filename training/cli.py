@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import yaml
@@ -13,7 +13,11 @@ from jsonargparse import ArgumentError
 from pytorch_lightning.accelerators import MPSAccelerator
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment
+from pytorch_lightning.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+)
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -24,7 +28,7 @@ from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
 from cli.configs import Mistake, read_command, read_config, renamed, written
 from cli.help import show_help
-from cli.parse import Strict, parse
+from cli.parse import Strict, parse, with_home
 from cli.types import register_types
 from core.files import write_whole
 from core.lock import alone_in
@@ -132,15 +136,21 @@ class Train(LightningCLI):
     def earlier_config(self, path: Path) -> dict[str, Any]:
         """A run's config.yaml as today's parser reads it: options that it lacks at their defaults.
 
-        Raises ValueError, naming the file, where it cannot be read.
+        As it stands, where it names a class that is gone: what differs is then shown, and refused
+        or not. Raises ValueError, naming the file, where it holds no config.
         """
         parser = self._parser("fit")
         try:
-            earlier = written(renamed(yaml.safe_load(path.read_text())))
-            read = parser.parse_string(earlier, _skip_validation=True)
+            earlier = with_home(renamed(yaml.safe_load(path.read_text())))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        if not isinstance(earlier, dict):
+            raise ValueError(f"{path} is damaged: it holds no config")
+        try:
+            read = parser.parse_string(written(earlier), _skip_validation=True)
             return dict(yaml.safe_load(parser.dump(read, skip_unset=False, skip_validation=True)))
-        except (ArgumentError, yaml.YAMLError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged or of another version: {error}") from error
+        except (ArgumentError, TypeError, ValueError):
+            return dict(earlier)
 
     def begin(self) -> None:
         """Give a new run the weights of run.begin_from; one with a checkpoint has had them."""
@@ -201,10 +211,11 @@ class Train(LightningCLI):
         first = self.trainer.is_global_zero
         with alone_in(self.run.directory, "train.py") if first else nullcontext():
             require_whole_rows(self.run.directory)
-            checkpoint = newest_checkpoint(self.run.directory) or kwargs["ckpt_path"]
+            newest = newest_checkpoint(self.run.directory)  # which has been checked
+            checkpoint = newest or kwargs["ckpt_path"]
             if checkpoint is not None:
                 say(f"Resuming from {checkpoint}")
-                saved = read_checkpoint(checkpoint)["state_dict"]
+                saved = read_checkpoint(checkpoint, check=newest is None)["state_dict"]
                 require_same_architecture(model.state_dict(), saved)
             self.trainer.loggers += wandb_logger(self.run)
             try:
@@ -214,6 +225,7 @@ class Train(LightningCLI):
                     f"Stopped by {stopped} after {model.images_seen:,} of {model.total_images:,} "
                     f"images: the same command resumes from {self.run.directory / 'checkpoints'}"
                 )
+                end_child(self.trainer)
                 raise
 
     @rank_zero_only
@@ -226,11 +238,23 @@ class Train(LightningCLI):
         if self.trainer.is_global_zero:
             show_results(self.run.directory)
         if self.model.images_seen < self.model.total_images:
+            end_child(self.trainer)
             raise Unfinished(
                 f"Training stopped after {self.model.images_seen:,} of "
                 f"{self.model.total_images:,} images, at trainer.max_time or an option like it: "
                 "the same command goes on"
             )
+
+
+def end_child(trainer: pl.Trainer) -> None:
+    """End a process that Lightning has launched, with status 0.
+
+    It would answer any other by killing rank 0, whose status tells. A launcher of the user's own
+    (torchrun, srun) is given every process's status.
+    """
+    environment = cast(Any, trainer)._accelerator_connector.cluster_environment
+    if type(environment) is LightningEnvironment and not trainer.is_global_zero:
+        sys.exit(0)
 
 
 def refuse_tasks_without_a_world(trainer: pl.Trainer) -> None:
