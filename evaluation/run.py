@@ -41,7 +41,7 @@ from report.experiments import read_published, recovery_section
 from report.page import Section, save_figures, write_markdown, write_page
 from results.identity import ConfigTexts
 from results.rows import COLUMNS, RowFile, read_rows
-from results.trial import Job, named_methods
+from results.trial import Job
 from studies.bias import balanced, require_known
 from studies.study import Given, Tables, names_in
 
@@ -54,7 +54,7 @@ def make_bench(evaluation: Evaluation, device: torch.device) -> Bench:
     size = evaluation.image_size
     return Bench(
         evaluation.problems,
-        named_methods(evaluation.methods),
+        evaluation.methods,
         Priors(evaluation.priors, size, device),
         Sets(evaluation),
         (3, size, size),

@@ -697,7 +697,7 @@ def test_every_config_instantiates(
         if isinstance(cli.model, Adversarial):
             prior = GanPrior(cli.model.generator, "gan")
             for name, method in cli.config_init.fit.recovery.methods.items():
-                assert callable(method(prior, 0.0).recover), name
+                assert callable(method.make(prior, 0.0).recover), name
 
     configured(monkeypatch, [f"--config={path}", f"--run.root={tmp_path}"], check)
 

@@ -20,9 +20,9 @@ from callbacks.progress import ImageProgress
 from callbacks.quality import SampleQuality
 from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
-from cli.configs import Mistake, read_command, read_config, renamed, written
+from cli.configs import Mistake, as_read, read_command, read_config, written
 from cli.help import show_help
-from cli.parse import Strict, parse
+from cli.parse import Strict, parse, said_by_us
 from cli.types import register_types
 from core.files import write_whole
 from core.precision import require_full_precision
@@ -37,6 +37,7 @@ from training.run import Run, changes, show_results
 from training.wandb import wandb_logger
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
+METHODS = "recovery.methods"  # the key of them
 
 
 class Parser(Strict, LightningArgumentParser):
@@ -81,7 +82,7 @@ class Train(LightningCLI):
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         show_help(args, lambda: page(self._parser("fit"), read_config(DEFAULTS)))
-        command = read_command(args, DEFAULTS)
+        command = read_command(args, DEFAULTS, METHODS)
         if command.rest[:1] != ["fit"]:
             given = "".join(f", not {word!r}" for word in command.rest[:1])
             raise Mistake(f"the command is train.py fit --config FILE{given}")
@@ -96,6 +97,10 @@ class Train(LightningCLI):
                     "optimisers change what it means. Set model.total_images instead."
                 )
         require_full_precision()
+
+    def instantiate_classes(self) -> None:
+        with said_by_us():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.run: Run = self.config_init.fit.run
@@ -132,8 +137,8 @@ class Train(LightningCLI):
         """
         parser = self._parser("fit")
         try:
-            earlier = written(renamed(yaml.safe_load(path.read_text())))
-            read = parser.parse_string(earlier, _skip_validation=True)
+            earlier = as_read(yaml.safe_load(path.read_text()), METHODS)
+            read = parser.parse_string(written(earlier), _skip_validation=True)
             return dict(yaml.safe_load(parser.dump(read, skip_unset=False, skip_validation=True)))
         except (ArgumentError, yaml.YAMLError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged or of another version: {error}") from error
