@@ -20,7 +20,6 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         sys.exit(__doc__)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # ours, merged
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch, inside Lightning
     warnings.filterwarnings("ignore", message=".*have no `validation_step`")  # GANs: no likelihood
@@ -29,6 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
         show_help(arguments, HELP.read_text)
         from training.cli import Train  # here: --help need not wait for Lightning
 
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         Train(arguments)
     except Stopped as stopped:
         sys.exit(stopped.status)

@@ -25,7 +25,7 @@ from recovery.operators import ImageShape
 from results.identity import ConfigTexts, describe
 from results.means import scalars
 from results.rows import KEY, Row, RowFile, read_rows
-from results.trial import AnyMethod, Job, Problem, Trial, named_methods, run_trials
+from results.trial import Job, NamedMethod, Problem, Trial, run_trials
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class RecoveryDuringTraining(Checkpoint):
     def __init__(
         self,
         problems: dict[str, Problem],
-        methods: dict[str, AnyMethod],
+        methods: dict[str, NamedMethod],
         during: Plan,
         at_end: Plan,
         every_n_epochs: int = 1,
@@ -94,8 +94,8 @@ class RecoveryDuringTraining(Checkpoint):
             if count < 1:
                 raise ValueError(f"recovery.{name} must be at least 1, got {count}")
         self.problems = problems
-        self.methods = named_methods(methods)
-        for name, method in self.methods.items():
+        self.methods = methods
+        for name, method in methods.items():
             if method.prior is not None:
                 raise ValueError(
                     f"recovery.methods.{name}: leave out prior: {method.prior}; while training, "

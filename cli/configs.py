@@ -6,7 +6,7 @@ every file, and replaces dictionaries whole.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,8 @@ Quoted.add_representer(
 )
 
 
-def read_command(arguments: Sequence[str], defaults: Path) -> Command:
-    """A command line with its config files merged, `defaults` first.
+def read_command(arguments: Sequence[str], defaults: Path, methods: str) -> Command:
+    """A command line with its config files merged, `defaults` first; `methods` is the key of them.
 
     Raises Mistake, naming the file, for one that is missing or holds no mapping.
     """
@@ -83,16 +83,16 @@ def read_command(arguments: Sequence[str], defaults: Path) -> Command:
             raise Mistake(f"{option}: name a YAML file")
         paths.append(Path(at_home(value)))
     named = [path for path in paths[1:] if not same_file(path, defaults)]
-    files = [ConfigFile(path, read_config(path)) for path in (defaults, *named)]
+    files = [ConfigFile(path, read_config(path, methods)) for path in (defaults, *named)]
     files.sort(key=lambda file: file.overlay)  # stable: otherwise as the command has them
     merged: dict[str, Any] = {}
     for file in files:
         merged = merge(merged, file.config)
     merged.pop("overlay", None)
-    return Command(files, merged, rest)
+    return Command(files, merged, [*with_named_methods(rest, methods)])
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, methods: str = "") -> dict[str, Any]:
     """A YAML file's mapping, empty for an empty file. Raises Mistake, naming the file."""
     try:
         config = get_loader("yaml")(path.read_text())
@@ -109,7 +109,55 @@ def read_config(path: Path) -> dict[str, Any]:
         raise Mistake(f"--config {path}: expected keys and values, found {kind}")
     if not isinstance(config.get("overlay", False), bool):
         raise Mistake(f"{path}: overlay is true or false, got {config['overlay']!r}")
-    return dict(renamed(config))
+    return as_read(config, methods)
+
+
+def as_read(config: dict[str, Any], methods: str) -> dict[str, Any]:
+    """A file's mapping as it is meant: classes by their paths of today, methods in one form."""
+    *above, last = methods.split(".")
+    config = inner = renamed(config)
+    for key in above:
+        inner = inner.get(key)
+        if not isinstance(inner, dict):
+            return config
+    if isinstance(inner.get(last), dict):
+        inner[last] = named_methods(inner[last])
+    return config
+
+
+def named_methods(methods: Mapping[str, Any]) -> dict[str, Any]:
+    """Methods by name, each as {method, prior, images}."""
+    return {k: {"method": value} if alone(value) else value for k, value in methods.items()}
+
+
+def alone(value: Any) -> bool:
+    """Whether a value is a method alone, short for {method: ...}: a class, or arguments of one."""
+    if isinstance(value, Mapping):
+        return bool(value) and bool(value.keys() & CLASS or not value.keys() & METHOD)
+    return isinstance(value, str)
+
+
+def with_named_methods(arguments: Iterable[str], methods: str) -> Iterator[str]:
+    """Arguments of a command line with the methods in them in one form."""
+    waiting = iter(arguments)
+    for argument in waiting:
+        option, given, value = argument.partition("=")
+        if option == f"--{methods}" or option.startswith(f"--{methods}."):
+            yield named_option(option, value if given else next(waiting, ""), methods)
+        else:
+            yield argument
+
+
+def named_option(option: str, value: str, methods: str) -> str:
+    name, _, below = option.removeprefix(f"--{methods}.").partition(".")
+    given = load(value)
+    if option == f"--{methods}" and isinstance(given, dict):
+        value = written(named_methods(given))
+    elif below and below.partition(".")[0] not in METHOD:
+        option = f"--{methods}.{name}.method.{below}"
+    elif option != f"--{methods}" and not below and alone(given):
+        option += ".method"
+    return f"{option}={value}"
 
 
 def merge(earlier: Any, later: Any) -> Any:
@@ -129,25 +177,15 @@ def merge(earlier: Any, later: Any) -> Any:
 
 
 def alike(value: Any, other: Any) -> Any:
-    """A value in the form of the one it merges with, where it is short for it.
-
-    A class may be named by its path alone, or its arguments without `init_args`; a method without
-    the mapping {method, prior, images} (`results.trial.NamedMethod`).
-    """
-    if is_class(value) and isinstance(other, Mapping) and METHOD >= other.keys() >= {"method"}:
-        return {"method": value}
+    """A value in the form of the class it merges with, where it is short for it: a class by its
+    path alone, or its arguments without `init_args`."""
     if not isinstance(other, Mapping) or not other.keys() & CLASS:
         return value
     if isinstance(value, str) and (other.keys() == {"init_args"} or same_class(value, other)):
         return {"class_path": value}
-    if isinstance(value, Mapping) and value and not value.keys() & (CLASS | {"method"}):
+    if isinstance(value, Mapping) and value and not value.keys() & CLASS:
         return {"init_args": value}
     return value
-
-
-def is_class(value: Any) -> bool:
-    """Whether a value may name a class."""
-    return isinstance(value, str) or (isinstance(value, Mapping) and "class_path" in value)
 
 
 def same_class(one: Any, other: Any) -> bool:
@@ -163,6 +201,14 @@ def path_of_class(value: Any) -> Any:
 
 def same_file(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
+
+
+def load(text: str) -> Any:
+    """What YAML makes of a value; the text itself if it is none."""
+    try:
+        return get_loader("yaml")(text)
+    except yaml.YAMLError:
+        return text
 
 
 def renamed(value: Any) -> Any:

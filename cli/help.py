@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from cli.configs import Mistake
-from cli.mistakes import (
+from cli.keys import (
     MAPPINGS,
     SEQUENCES,
     class_expected,

@@ -4,30 +4,34 @@ jsonargparse has refused it already, with a page on every alternative. Here the 
 once more beside the parser's keys and types, to the first key, class or value that has no place.
 """
 
-import collections.abc
-import importlib
 import inspect
-import pkgutil
 import re
-import types
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
 from itertools import pairwise
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-from jsonargparse import ArgumentError, ArgumentParser, get_loader
-from yaml import YAMLError
+from jsonargparse import ArgumentError, ArgumentParser
 
-from cli.configs import Command, merge
+from cli.configs import Command, load, merge
+from cli.keys import (
+    MAPPINGS,
+    SEQUENCES,
+    Keys,
+    Path,
+    class_expected,
+    class_named,
+    keys_of,
+    members,
+    names_of,
+    near,
+    paths_of,
+)
 
-MAPPINGS = (dict, collections.abc.Mapping)
-SEQUENCES = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable)
 OF_ITS_OWN = r'Parser key "value":\s+Not of type (\w+): (.*)'  # a type that reads its values itself
 FLAGS = ("help", "print_config")  # options without a value
-Path = tuple[str, ...]  # of a key, without the init_args of classes: as it is on a command line
-Keys = dict[str, Any]  # key -> its type, or the keys below it
 
 
 class Typed(str):
@@ -102,14 +106,15 @@ def nested(path: Path, value: Typed, config: Any) -> Any:
 
 
 def origin(path: Path, command: Command) -> str:
-    """A key as it was given: an option, or a key of a file."""
+    """A key as it was given: an option, or a key of a file; without the init_args of classes."""
     short = without_markers(path)
     if not short:
         return ""
-    for given, _ in reversed(list(options(command))):
+    for given, value in reversed(list(options(command))):
         bare = without_markers(given)
         both = min(len(bare), len(short))
-        if bare[:both] == short[:both]:
+        inside = len(bare) >= len(short) or not isinstance(loaded(value), str)
+        if bare[:both] == short[:both] and inside:
             return "--" + ".".join(given if len(given) > len(short) else short)
     for file in reversed(command.files):
         if holds(file.config, short):
@@ -133,26 +138,6 @@ def holds(config: Any, path: Path) -> bool:
 
 
 # ---- keys and types, walked beside the config
-
-
-def keys_of(parser: ArgumentParser) -> Keys:
-    """The keys of a parser, nested, with their types."""
-    keys: Keys = {}
-    for action in parser._actions:
-        hint = getattr(action, "_typehint", None)
-        if hint is None or action.dest.endswith(".help"):
-            continue
-        *groups, leaf = action.dest.split(".")
-        inner = keys
-        for group in groups:
-            inner = inner.setdefault(group, {})
-        inner[leaf] = hint
-    return keys
-
-
-def paths_of(keys: Keys, above: Path = ()) -> Iterator[Path]:
-    for key, below in keys.items():
-        yield from paths_of(below, (*above, key)) if isinstance(below, dict) else [(*above, key)]
 
 
 def empty_group(keys: Keys, config: Any, path: Path = ()) -> Found | None:
@@ -236,74 +221,35 @@ def in_class(base: type, value: Any, path: Path, later: int) -> Found | None:
 
     The first `later` parameters of the class are given when it is made.
     """
-    owner = ""
     if isinstance(value, Mapping) and "class_path" not in value:
-        if not is_dataclass(base):
-            return Found(path, f"class_path is missing: name a {base.__name__}")
-        made, arguments = base, value
-    elif is_dataclass(base):
+        if is_dataclass(base):
+            return in_arguments(base, value, path)
+        return Found(path, f"class_path is missing: name a {base.__name__}")
+    if is_dataclass(base):
         return mismatch(base, value, path)
-    else:
-        made = class_named(class_path(value), base)
-        if isinstance(made, str):
-            return Found(path, made)
-        if inspect.isclass(made) and not issubclass(made, base):
-            return mismatch(base, class_path(value), path)
-        arguments = (value.get("init_args") or {}) if isinstance(value, Mapping) else {}
-        owner = f"{made.__name__} has"
+    made = class_named(class_path(value), base)
+    if isinstance(made, str):
+        return Found(path, made)
     if not inspect.isclass(made):
         return None
+    if not issubclass(made, base):
+        return mismatch(base, class_path(value), path)
+    given = value.get("init_args") if isinstance(value, Mapping) else None
+    return in_arguments(made, given or {}, path, later, f"{made.__name__} has")
+
+
+def in_arguments(
+    made: type, given: Any, path: Path, later: int = 0, owner: str = ""
+) -> Found | None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(made, fail_untyped=False)
-    found = in_keys(keys_of(parser), arguments, path, owner)
-    return found or missing(parser, arguments, path, [*inspect.signature(made).parameters][:later])
+    found = in_keys(keys_of(parser), given, path, owner)
+    return found or missing(parser, given, path, [*inspect.signature(made).parameters][:later])
 
 
 def class_path(value: Any) -> str:
     named = value.get("class_path") if isinstance(value, Mapping) else value
     return str(named)
-
-
-def class_expected(hint: Any) -> type | None:
-    """The class of which a type wants a subclass: itself, or what a factory returns."""
-    if get_origin(hint) is collections.abc.Callable:
-        hint = get_args(hint)[-1]
-    plain = ("builtins", "pathlib", "datetime", "typing")
-    return hint if inspect.isclass(hint) and hint.__module__ not in plain else None
-
-
-def class_named(path: str, base: type) -> Any:
-    """The class or function of a dotted path, or of the bare name of a subclass; else a text: what
-    is wrong with the path."""
-    if "." not in path:
-        known = {one.__name__: one for one in subclasses(base)}
-        return known.get(path) or f"there is no class {path!r}{near(path, known)}"
-    module, made = "", None
-    for name in path.split("."):
-        inside = f"{module}.{name}" if module else name
-        try:
-            made = getattr(made, name) if hasattr(made, name) else importlib.import_module(inside)
-        except ImportError as error:
-            if getattr(error, "name", None) not in (inside, module):
-                return f"{path} cannot be imported: {error}"
-            return f"there is no {inside!r}{near(inside, names_in(made, module))}"
-        module = inside
-    return made
-
-
-def names_in(module: Any, path: str) -> list[str]:
-    """What can be named in a module: its modules, classes and functions."""
-    if not inspect.ismodule(module):
-        return []
-    inside = [name for _, name, _ in pkgutil.iter_modules(getattr(module, "__path__", []))]
-    inside += [name for name, one in vars(module).items() if callable(one) and name[0] != "_"]
-    return [f"{path}.{name}" for name in inside]
-
-
-def subclasses(base: Any) -> Iterator[type]:
-    yield base
-    for one in base.__subclasses__():
-        yield from subclasses(one)
 
 
 def refusal_of(hint: Any, value: Any) -> str | None:
@@ -325,20 +271,7 @@ def refusal_of(hint: Any, value: Any) -> str | None:
 
 def loaded(value: Any) -> Any:
     """What was typed, as YAML reads it."""
-    if not isinstance(value, Typed):
-        return value
-    try:
-        return get_loader("yaml")(str(value))
-    except YAMLError:
-        return str(value)
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    """The nearest name there is, or all of a few."""
-    names = list(names)
-    for close in get_close_matches(name, names, n=1):
-        return f"; did you mean {close!r}?"
-    return f"; there are {', '.join(names)}" if 0 < len(names) <= 12 else ""
+    return load(str(value)) if isinstance(value, Typed) else value
 
 
 def mismatch(hint: Any, value: Any, path: Path) -> Found:
@@ -355,20 +288,14 @@ def mismatch(hint: Any, value: Any, path: Path) -> Found:
     return Found(path, f"expected {wanted}, got {text}{meant}", of_type=True)
 
 
-def members(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+def own_words(refusal: str) -> str:
+    """Of what jsonargparse says of every member of a union that it could not make, what is ours.
 
-
-def names_of(hint: Any) -> list[str]:
-    """A type as one would say it, or the values that it lists."""
-    if get_origin(hint) is Literal:
-        return [str(one) for one in get_args(hint)]
-    base = class_expected(hint)
-    if base is not None:
-        return [base.__name__]
-    if hint in (None, type(None)):
-        return ["null"]
-    return [re.sub(r"\b[a-z_]+\.", "", str(hint)) if get_args(hint) else hint.__name__]
+    Its own begins in one of a few ways.
+    """
+    said = re.findall(r"^  - (.*)", refusal, flags=re.MULTILINE)
+    ours = [line for line in said if not line.startswith(("Not of type", "Type ", "Expected "))]
+    return ours[0] if "Union subtypes" in refusal and len(ours) == 1 else refusal
 
 
 def last_words(refusal: str) -> str:

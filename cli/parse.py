@@ -1,11 +1,14 @@
 """A command line, read: one config, or one line that says what is wrong with it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from cli.configs import Command, Mistake, at_home
-from cli.mistakes import empty_group, explain, keys_of, words
+from cli.keys import keys_of
+from cli.mistakes import empty_group, explain, own_words, words
 
 
 class Strict(ArgumentParser):
@@ -46,3 +49,15 @@ def with_home(value: Any) -> Any:
         of = vars(value) if isinstance(value, Namespace) else value
         return type(value)({key: with_home(one) for key, one in of.items()})
     return value
+
+
+@contextmanager
+def said_by_us() -> Iterator[None]:
+    """What makes the objects of a config raises our own errors as they are."""
+    try:
+        yield
+    except ValueError as error:
+        own = own_words(str(error))
+        if own == str(error):
+            raise
+        raise ValueError(own) from error

@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 
 from cli.configs import at_home, read_command, read_config
 from cli.help import show_help
-from cli.parse import Strict, parse
+from cli.parse import Strict, parse, said_by_us
 from cli.types import register_types
 from cli.wandb import split_project
 from datamodules.held_out import DATA_ROOT_VARIABLE, DRAWN_FACES, drawn_faces, prepared_set
@@ -23,13 +23,14 @@ from evaluation.help import page
 from evaluation.plan import Trials
 from priors import load_prior
 from priors.prior import Prior
-from results.trial import AnyMethod, Problem
+from results.trial import NamedMethod, Problem
 from studies.bias import read_attributes
 from studies.study import Study, names_in
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "evaluate" / "defaults.yaml"
 ATTRIBUTES_VARIABLE = "INVERTIBLE_PRIORS_ATTRIBUTES"
 Mode = Literal["online", "offline", "disabled"]  # of W&B
+METHODS = "methods"  # the key of them
 DRAWN = 64  # faces in each set of them, as while training
 
 
@@ -67,7 +68,7 @@ class Evaluation:
     priors: dict[str, str] = field(default_factory=dict)
     sets: dict[str, Literal["in", "out"]] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
-    methods: dict[str, AnyMethod] = field(default_factory=dict)
+    methods: dict[str, NamedMethod] = field(default_factory=dict)
     trials: Trials = field(default_factory=Trials)
     studies: dict[str, Study] = field(default_factory=dict)
     published: bool = False
@@ -201,7 +202,7 @@ def read_evaluation(arguments: list[str] | None = None) -> tuple[Evaluation, str
     made = parser()
     arguments = sys.argv[1:] if arguments is None else arguments
     show_help(arguments, lambda: page(made, read_config(DEFAULTS)))
-    config = parse(made, read_command(arguments, DEFAULTS), made)
+    config = parse(made, read_command(arguments, DEFAULTS, METHODS), made)
     return _instantiated(made, config), made.dump(config, skip_unset=False)
 
 
@@ -211,7 +212,8 @@ def evaluation_of(text: str) -> Evaluation:
 
 
 def _instantiated(made: Strict, config: Namespace) -> Evaluation:
-    values = made.instantiate(config).as_dict()
+    with said_by_us():
+        values = made.instantiate(config).as_dict()
     values.pop("config", None)
     return Evaluation(**values)
 

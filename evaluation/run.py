@@ -43,7 +43,7 @@ from report.page import Section, save_figures, write_markdown, write_page
 from report.published import read_published
 from results.identity import ConfigTexts
 from results.rows import COLUMNS, RowFile, read_rows
-from results.trial import Job, named_methods
+from results.trial import Job
 from studies.bias import balanced, require_known
 from studies.study import Given, Tables, names_in
 
@@ -56,7 +56,7 @@ def make_bench(evaluation: Evaluation, device: torch.device) -> Bench:
     size = evaluation.image_size
     return Bench(
         evaluation.problems,
-        named_methods(evaluation.methods),
+        evaluation.methods,
         Priors(evaluation.priors, size, device),
         Sets(evaluation),
         (3, size, size),

@@ -1,7 +1,7 @@
 """A trial: held-out images, measured by a problem's operator, recovered by a method, as rows."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +39,8 @@ class Problem:
 class NamedMethod:
     """A recovery method, the prior it goes through, and how much it recovers.
 
+    In a config, the method alone is short for one (`cli.configs.named_methods`).
+
     Args:
         method: made from a prior and the problem's gamma, or free of any prior.
         prior: its name; none for methods that need none, and none while training, where the prior
@@ -57,18 +59,6 @@ class NamedMethod:
     @property
     def make(self) -> PriorFree | MethodFactory:
         return Reconstructor(self.method) if isinstance(self.method, Deepinv) else self.method
-
-
-# As configs give one: by its class alone, or with prior and images.
-AnyMethod = NamedMethod | Deepinv | PriorFree | MethodFactory
-
-
-def named_methods(given: Mapping[str, AnyMethod]) -> dict[str, NamedMethod]:
-    """Methods as configs give them, in one form."""
-    return {
-        name: method if isinstance(method, NamedMethod) else NamedMethod(method)
-        for name, method in given.items()
-    }
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from callbacks.progress import ImageProgress
 from callbacks.quality import SampleQuality
 from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
-from cli.configs import Mistake, read_command, read_config, renamed, written
+from cli.configs import Mistake, as_read, read_command, read_config, written
 from cli.help import show_help
-from cli.parse import Strict, parse, with_home
+from cli.parse import Strict, parse, said_by_us, with_home
 from cli.types import register_types
 from core.files import write_whole
 from core.lock import alone_in
@@ -45,6 +45,7 @@ from training.run import Run, changes, require_whole_rows, show_results
 from training.wandb import wandb_logger
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
+METHODS = "recovery.methods"  # the key of them
 
 
 class Parser(Strict, LightningArgumentParser):
@@ -89,7 +90,7 @@ class Train(LightningCLI):
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         show_help(args, lambda: page(self._parser("fit"), read_config(DEFAULTS)))
-        command = read_command(args, DEFAULTS)
+        command = read_command(args, DEFAULTS, METHODS)
         if command.rest[:1] != ["fit"]:
             given = "".join(f", not {word!r}" for word in command.rest[:1])
             raise Mistake(f"the command is train.py fit --config FILE{given}")
@@ -104,6 +105,10 @@ class Train(LightningCLI):
                     "optimisers change what it means. Set model.total_images instead."
                 )
         require_full_precision()
+
+    def instantiate_classes(self) -> None:
+        with said_by_us():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.run: Run = self.config_init.fit.run
@@ -141,11 +146,12 @@ class Train(LightningCLI):
         """
         parser = self._parser("fit")
         try:
-            earlier = with_home(renamed(yaml.safe_load(path.read_text())))
+            earlier = yaml.safe_load(path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         if not isinstance(earlier, dict):
             raise ValueError(f"{path} is damaged: it holds no config")
+        earlier = with_home(as_read(earlier, METHODS))
         try:
             read = parser.parse_string(written(earlier), _skip_validation=True)
             return dict(yaml.safe_load(parser.dump(read, skip_unset=False, skip_validation=True)))
