@@ -163,17 +163,25 @@ def named_option(option: str, value: str, methods: str) -> str:
 def merge(earlier: Any, later: Any) -> Any:
     """`later` merged into `earlier`: mappings key by key, all else replaced.
 
-    A class that is named again keeps its arguments; another class drops them.
+    A class that is named again keeps its arguments; another class drops them. null takes a named
+    method or problem away.
     """
     earlier, later = alike(earlier, later), alike(later, earlier)
     if not isinstance(earlier, Mapping) or not isinstance(later, Mapping):
         return later
     if {"class_path"} <= earlier.keys() & later.keys() and not same_class(earlier, later):
         return dict(later)
-    return {
+    merged = {
         **earlier,
         **{k: merge(earlier[k], value) if k in earlier else value for k, value in later.items()},
     }
+    gone = {key for key, value in later.items() if value is None and named(earlier.get(key))}
+    return {key: value for key, value in merged.items() if key not in gone}
+
+
+def named(value: Any) -> bool:
+    """Whether a value defines a method or a problem, which null can take away."""
+    return isinstance(value, Mapping) and bool(value.keys() & {"method", "operator"})
 
 
 def alike(value: Any, other: Any) -> Any:

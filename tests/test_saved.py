@@ -13,6 +13,7 @@ import torch
 import yaml
 
 import evaluate
+import train
 from evaluation.config import read_evaluation
 from priors import load_prior
 from results.rows import COLUMNS, read_rows
@@ -229,3 +230,14 @@ def test_a_prior_is_used_without_what_trains_it(program: str) -> None:
     command = [sys.executable, "-c", check]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_run_whose_config_names_a_class_that_is_gone_goes_on(
+    old_run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = old_run / "config.yaml"
+    path.write_text(path.read_text().replace("latent_search.LatentSearch", "latent_search.Gone"))
+    train.main(resume(old_run, "--recovery.at_end.problems=[]", "--recovery.during.problems=[]"))
+    said = capfd.readouterr().out
+    assert "recovery.latent_search.Gone" in said  # shown as what has changed
+    assert "Resuming from" in said

@@ -249,3 +249,17 @@ def test_the_sets_of_trials_are_named() -> None:
         ValueError, match=r"trials\.sets: name the sets to recover, of celeba-val, "
     ):
         read_evaluation(["--name=x", "--trials.problems=[cs-10%]", "--trials.methods=[glow]"])
+
+
+def test_null_takes_a_method_or_a_problem_away_and_is_a_value_elsewhere() -> None:
+    earlier = {
+        "methods": {"a": {"method": "x.A"}, "b": {"method": "x.B"}},
+        "problems": {"p": {"operator": "x.P", "gamma": 0.0}},
+        "model": {"growth": {"fade_images": 3}, "clip": 5.0},
+    }
+    later = {"methods": {"a": None}, "problems": {"p": None}, "model": {"growth": None}}
+    assert merge(earlier, later) == {
+        "methods": {"b": {"method": "x.B"}},
+        "problems": {},
+        "model": {"growth": None, "clip": 5.0},
+    }

@@ -10,7 +10,7 @@ import train
 from cli.help import options
 from tests.cli.programs import REPOSITORY, program
 from training.cli import Train
-from training.help import STORED
+from training.store_help import STORED
 
 
 def shown(main: object, *arguments: str) -> str:
@@ -27,7 +27,7 @@ def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_stored_page_is_that_of_today() -> None:
-    """If not: python -m training.help"""
+    """If not: python -m training.store_help"""
     assert STORED.read_text() == shown(Train, "fit", "--help")
     for arguments in (["--help"], ["fit", "-h"], ["fit", "--config=configs/demo.yaml", "--help"]):
         assert shown(train.main, *arguments) == STORED.read_text()

@@ -1,11 +1,12 @@
 """Which rows count: those of a config that was replaced do not, those of another process do."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from report.terminal import summary_table
 from results.means import latest
-from results.rows import Row, RowFile, read_rows
+from results.rows import BEFORE_KINDS, Row, RowFile, read_rows
 
 ROW = Row(
     *("run", "gan", 100, 1, "faces-val", "in", "a", "cs-10%", "cs", "csgm"),
@@ -52,3 +53,28 @@ def test_the_same_row_again_is_one_row(tmp_path: Path) -> None:
     file.append(rows("one", "a", psnr=31.0))
     read = read_rows(tmp_path)
     assert sorted(read["image"]) == list("abc") and read["psnr"].max() == 31.0
+
+
+def old_file(path: Path, **columns: object) -> None:
+    """Rows of version 0.1, which had no kinds."""
+    row = {**vars(ROW), "psnr_hole": "", "latent_norm": "", **columns}
+    lines = [",".join(BEFORE_KINDS), ",".join(str(row[column]) for column in BEFORE_KINDS)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_a_file_of_version_0_1_keeps_its_place_when_it_is_given_todays_columns(
+    tmp_path: Path,
+) -> None:
+    old_file(tmp_path / "rows.csv", config="old", psnr=20.0)
+    old_file(tmp_path / "rows-0.csv", config="new", psnr=30.0)
+    os.utime(tmp_path / "rows.csv", (1_000, 1_000))
+    assert read_rows(tmp_path)["psnr"].tolist() == [30.0]
+    RowFile(tmp_path / "rows.csv")
+    assert read_rows(tmp_path)["psnr"].tolist() == [30.0]
+
+
+def test_old_rows_take_the_kind_that_new_rows_of_their_config_tell(tmp_path: Path) -> None:
+    old_file(tmp_path / "rows.csv", problem="deblur")
+    assert read_rows(tmp_path)["kind"].tolist() == [""]
+    RowFile(tmp_path / "rows.csv").append([replace(ROW, problem="deblur", image="b", kind="Blur")])
+    assert read_rows(tmp_path)["kind"].tolist() == ["Blur", "Blur"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 
 from callbacks.checkpoints import newest_checkpoint
 from priors.checkpoint import read_checkpoint
@@ -131,3 +132,49 @@ def test_a_flipped_bit_in_a_checkpoint_is_seen(tmp_path: Path) -> None:
                 assert newest_checkpoint(tmp_path) == folder / "best.ckpt"
         else:  # a bit of padding or of the directory, which holds no weight
             assert str(same) == str(read_checkpoint(folder / "best.ckpt"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_reaches_every_process_and_counts_once(tmp_path: Path) -> None:
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(
+            command(tmp_path, *TWO, *LONG),
+            cwd=REPOSITORY,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # a process group of its own, as a terminal gives one
+        )
+        try:
+            while not trains(tmp_path / "demo"):
+                assert process.poll() is None, (tmp_path / "output").read_text()
+                time.sleep(0.2)
+            os.killpg(process.pid, signal.SIGINT)
+            status = process.wait(timeout=60)
+        finally:
+            process.kill()
+    said = (tmp_path / "output").read_text()
+    assert status == 130 and "Stopped by SIGINT after " in said, said
+
+
+class SlowEnd(pl.Callback):
+    """Rank 0 has much to do once training has ended."""
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            time.sleep(12)
+
+
+@pytest.mark.slow
+def test_rank_0_outlives_the_end_of_the_others(tmp_path: Path) -> None:
+    """Lightning kills it within 5 s of a child that ends with a status of its own."""
+    slow = "--trainer.callbacks+=tests.training.test_stopping.SlowEnd"
+    done = subprocess.run(
+        command(tmp_path, *TWO, *LONG, slow, "--trainer.max_time=00:00:00:03"),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == 3, (done.returncode, done.stderr[-2000:])
+    assert done.stderr.count("Training stopped after") == 1
