@@ -14,6 +14,7 @@ from callbacks.checkpoints import WholeFiles
 from callbacks.recovery import RecoveryDuringTraining
 from lightning_modules import Adversarial
 from priors.prior import GanPrior
+from recovery.operators import Denoising
 from tests.conftest import REPOSITORY
 from tests.helpers import losses, refused, run
 from training.cli import Train, plugins_with
@@ -109,9 +110,12 @@ def configured(
     check(Train(["fit", *arguments, "--run.wandb=disabled", "--trainer.accelerator=cpu"]))
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in CONFIGS if p.name not in OVERLAYS], ids=lambda p: p.stem
-)
+def recovery_of(cli: Train) -> RecoveryDuringTraining:
+    (recovery,) = (c for c in cli.trainer.callbacks if isinstance(c, RecoveryDuringTraining))
+    return recovery
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_config_instantiates(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -120,8 +124,10 @@ def test_every_config_instantiates(
         assert cli.run.name == path.stem.replace("_", "-")
         if isinstance(cli.model, Adversarial):
             prior = GanPrior(cli.model.generator, "gan")
-            for name, method in cli.config_init.fit.recovery.methods.items():
-                assert callable(method(prior, 0.0).recover), name
+            recovery = recovery_of(cli)
+            operator = Denoising(cli.model.image_shape, 0.1)
+            for named in recovery.methods.values():  # those that no plan names, too
+                named.make(prior, 0.0).check(operator)
 
     configured(monkeypatch, [f"--config={path}", f"--run.root={tmp_path}"], check)
 
@@ -133,8 +139,7 @@ def test_an_overlay_does_not_drop_callbacks(
 
     def check(cli: Train) -> None:
         kinds.append([type(callback).__name__ for callback in cli.trainer.callbacks])
-        recovery = next(c for c in cli.trainer.callbacks if isinstance(c, RecoveryDuringTraining))
-        assert "cs-10%" in recovery.problems
+        assert "cs-10%" in recovery_of(cli).problems
 
     plain = ["--config=configs/demo.yaml", f"--run.root={tmp_path}"]
     configured(monkeypatch, plain, check)
