@@ -8,9 +8,8 @@ import torch
 
 import train
 from priors.export import validation_bits
-from tests.conftest import TINY
+from tests.conftest import REPOSITORY, TINY
 
-REPOSITORY = Path(__file__).parents[2]
 SEEN = 40_000_002  # float32 holds multiples of 4 alone from 2^25 on
 
 

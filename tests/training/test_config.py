@@ -10,11 +10,11 @@ import yaml
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
-import train
 from callbacks.checkpoints import WholeFiles
 from callbacks.recovery import RecoveryDuringTraining
 from lightning_modules import Adversarial
 from priors.prior import GanPrior
+from recovery.operators import Denoising
 from tests.conftest import REPOSITORY
 from tests.helpers import losses, refused, run
 from training.cli import Train, plugins_with
@@ -35,7 +35,7 @@ def test_slurm_requeues_to_the_runs_own_checkpoint(
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURM_JOB_NAME", "glow")
 
-    def check(cli: train.Train) -> None:
+    def check(cli: Train) -> None:
         assert isinstance(cli.trainer.strategy.checkpoint_io, WholeFiles)
 
     configured(monkeypatch, [*tiny[1:], "--trainer.devices=1"], check)
@@ -102,7 +102,7 @@ def test_a_changed_config_is_shown_and_refused_or_accepted(
 
 
 def configured(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], check: Callable[[train.Train], None]
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], check: Callable[[Train], None]
 ) -> None:
     """Instantiate everything a command names, without data and training."""
     monkeypatch.setattr(Train, "fit", lambda self, model, **kwargs: None)
@@ -110,19 +110,24 @@ def configured(
     check(Train(["fit", *arguments, "--run.wandb=disabled", "--trainer.accelerator=cpu"]))
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in CONFIGS if p.name not in OVERLAYS], ids=lambda p: p.stem
-)
+def recovery_of(cli: Train) -> RecoveryDuringTraining:
+    (recovery,) = (c for c in cli.trainer.callbacks if isinstance(c, RecoveryDuringTraining))
+    return recovery
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_config_instantiates(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def check(cli: train.Train) -> None:
+    def check(cli: Train) -> None:
         assert cli.model.image_shape[-1] == cli.datamodule.image_size
         assert cli.run.name == path.stem.replace("_", "-")
         if isinstance(cli.model, Adversarial):
             prior = GanPrior(cli.model.generator, "gan")
-            for name, method in cli.config_init.fit.recovery.methods.items():
-                assert callable(method(prior, 0.0).recover), name
+            recovery = recovery_of(cli)
+            operator = Denoising(cli.model.image_shape, 0.1)
+            for named in recovery.methods.values():  # those that no plan names, too
+                named.make(prior, 0.0).check(operator)
 
     configured(monkeypatch, [f"--config={path}", f"--run.root={tmp_path}"], check)
 
@@ -132,10 +137,9 @@ def test_an_overlay_does_not_drop_callbacks(
 ) -> None:
     kinds: list[list[str]] = []
 
-    def check(cli: train.Train) -> None:
+    def check(cli: Train) -> None:
         kinds.append([type(callback).__name__ for callback in cli.trainer.callbacks])
-        recovery = next(c for c in cli.trainer.callbacks if isinstance(c, RecoveryDuringTraining))
-        assert "cs-10%" in recovery.problems
+        assert "cs-10%" in recovery_of(cli).problems
 
     plain = ["--config=configs/demo.yaml", f"--run.root={tmp_path}"]
     configured(monkeypatch, plain, check)
@@ -149,7 +153,7 @@ def test_an_overlay_does_not_drop_callbacks(
 def test_a_cluster_waits_for_the_recoveries_of_others(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def check(cli: train.Train) -> None:
+    def check(cli: Train) -> None:
         assert isinstance(cli.trainer.strategy, DDPStrategy)
         assert cli.config.fit.trainer.strategy.init_args.timeout == timedelta(hours=6)
 
@@ -163,7 +167,7 @@ def test_the_deep_overlay_changes_depth_and_schedule_alone(
     plain = ["--config=configs/glow_celeba32.yaml", f"--run.root={tmp_path}"]
     texts: list[dict[str, Any]] = []
 
-    def check(cli: train.Train) -> None:
+    def check(cli: Train) -> None:
         assert {len(level) for level in cli.model.network.levels} == {(8, 12)[len(texts)]}
         texts.append(flatten(yaml.safe_load(cli.config_text())))
 

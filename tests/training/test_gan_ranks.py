@@ -12,8 +12,8 @@ import torch
 from report.terminal import summary_table
 from results.means import latest
 from results.rows import read_rows
+from tests.conftest import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 HELD_OUT = 5  # images of each of two sets, on two problems
 
 
