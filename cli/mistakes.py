@@ -31,6 +31,7 @@ from cli.keys import (
 )
 
 OF_ITS_OWN = r'Parser key "value":\s+Not of type (\w+): (.*)'  # a type that reads its values itself
+OF_JSONARGPARSE = ("Does not validate", "Expected ", "Not ", "Problem ", "Subclasses ", "Type ")
 FLAGS = ("help", "print_config")  # options without a value
 
 
@@ -293,9 +294,9 @@ def own_words(refusal: str) -> str:
 
     Its own begins in one of a few ways.
     """
-    said = re.findall(r"^  - (.*)", refusal, flags=re.MULTILINE)
-    ours = [line for line in said if not line.startswith(("Not of type", "Type ", "Expected "))]
-    return ours[0] if "Union subtypes" in refusal and len(ours) == 1 else refusal
+    said = re.findall(r"^ +- (.*)", refusal, flags=re.MULTILINE)
+    ours = {line for line in said if not line.startswith(OF_JSONARGPARSE)}
+    return ours.pop() if "Union subtypes" in refusal and len(ours) == 1 else refusal
 
 
 def last_words(refusal: str) -> str:
