@@ -29,14 +29,20 @@ from torch.utils.checkpoint import checkpoint
 class Stability:
     """What keeps a flow invertible in float32, each with its source.
 
-    With the defaults every test image can be recovered. `Stability.paper()` has the formulas of the
+    The defaults make every test image recoverable. `Stability.paper()` has the formulas of the
     paper's 64px networks, where nothing bounds the inverse.
+
+    Args:
+        min_scale: couplings scale by min_scale to 1, so inverses by at most 1/min_scale (Behrmann
+            et al. 2021: unbounded affine couplings have exploding inverses).
+        actnorm_epsilon: added to every ActNorm scale (paper, section 6.2.1).
+        activation_clip: largest |activation| after each step (paper, 6.2.1: 128px only); None for
+            any.
     """
 
-    min_scale: float = 0.5  # couplings scale by min_scale..1, so inverses by at most 1/min_scale
-    # (Behrmann et al. 2021: unbounded affine couplings have exploding inverses)
-    actnorm_epsilon: float = 1e-4  # added to every ActNorm scale (paper, section 6.2.1)
-    activation_clip: float | None = None  # |activation| after each step (paper, 6.2.1: 128px only)
+    min_scale: float = 0.5
+    actnorm_epsilon: float = 1e-4
+    activation_clip: float | None = None
 
     @classmethod
     def paper(cls) -> "Stability":
