@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, TINY
+from tests.helpers import refused
 
 KEY = "a" * 40
 
@@ -66,8 +67,11 @@ def test_auto_without_a_key_says_that_it_is_offline(tmp_path: Path) -> None:
     ],
 )
 def test_names_that_cannot_be_are_refused_first(
-    options: list[str], named: str, tmp_path: Path
+    options: list[str],
+    named: str,
+    tiny: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = run(tmp_path, *options)
-    assert done.returncode == 2 and named in done.stderr
-    assert not [path for path in tmp_path.rglob("*") if path.name == "demo"]
+    assert named in refused(capsys, [*tiny, *options])
+    assert not (tmp_path / "runs").exists()
