@@ -322,19 +322,3 @@ def test_a_collapsed_generator_stops_at_the_last_good_checkpoint(
     after = saved(directory)
     assert_equal(before["state_dict"], after["state_dict"])
     assert after["images_seen"] == 64
-
-
-def test_a_finished_fade_is_plain_training() -> None:
-    ours = Adversarial(
-        pggan.Generator(8, 6, base=32, growing=True),
-        pggan.Discriminator(8, base=32),
-        total_images=1000,
-        loss="wasserstein",
-        growth=Growth(10, 10),
-    )
-    assert ours.stage == (0, 1.0) and ours.size == 4
-    ours.images_seen = 15
-    assert ours.stage == (1, 0.5) and ours.size == 8
-    ours.images_seen = 20
-    assert ours.stage == (1, 1.0)
-    assert ours.prior().image_shape == (3, 8, 8)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.plain_glow import plain_forward, plain_inverse
 from datamodules.procedural import faces
-from networks.glow import ActNorm, Glow, Stability, _squeeze
+from networks.glow import ActNorm, Glow, Stability
 from tests.made import images_to_initialize, perturbed, small
 
 PAPER_NETWORKS = [(64, 18, 4, 25_771_456), (64, 48, 4, 67_159_936), (128, 32, 6, 129_402_368)]
@@ -255,11 +255,3 @@ def test_wrongly_shaped_input_is_named() -> None:
         small()(torch.zeros(1, 3, 16, 16))
     with pytest.raises(ValueError, match=r"expected \(B, 192\)"):
         small().inverse(torch.zeros(1, 12))
-
-
-def test_squeeze_is_space_to_depth() -> None:
-    """The order of every trained network's latents hangs on it."""
-    x = torch.arange(2 * 4 * 4.0).view(1, 2, 4, 4)
-    y = _squeeze(x)
-    for c, dy, dx in [(0, 0, 1), (1, 1, 0), (1, 1, 1)]:
-        assert torch.equal(y[0, 4 * c + 2 * dy + dx], x[0, c, dy::2, dx::2])

@@ -223,12 +223,3 @@ methods:
     assert methods["stage"].search.steps == 1600
     one, other = describe(methods["own"]), describe(methods["stage"])
     assert one["search"]["restarts"] == 3 and one["search"] != other["search"]
-
-
-def test_starts_follow_the_seed_and_stay_within_their_limit(prior: GanPrior) -> None:
-    search = Csgm(prior, restarts=3, start_limit=0.5)
-    starts = search._starts([4, 5])
-    assert starts.shape == (6, 5)
-    assert starts.abs().max() == 0.5
-    assert len({tuple(row.tolist()) for row in starts}) == 6
-    assert torch.equal(search._starts([5]), starts[3:])

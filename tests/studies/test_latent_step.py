@@ -70,13 +70,3 @@ def test_five_bits_keep_the_level_of_each_pixel() -> None:
     x = five_bits(images)
     assert torch.equal((32 * x).floor(), images.images.div(8, rounding_mode="floor").float())
     assert torch.equal(five_bits(images.subset([1])), x[1:])
-
-
-def test_directions_do_not_depend_on_the_batch() -> None:
-    images, z = image_set("celeba-val", 3), torch.randn(3, 192)
-    directions = LatentStep(directions=4)._directions(images, z)
-    assert torch.equal(directions["natural"][0, 1], z[1] - z[0])
-    assert directions["uniform"].shape == directions["gaussian"].shape == (4, 3, 192)
-    assert directions["uniform"].min() >= 0 and directions["gaussian"].mean().abs() < 0.1
-    alone = LatentStep(directions=4)._directions(images.subset([2]), z[2:])
-    assert torch.equal(alone["uniform"][:, 0], directions["uniform"][:, 2])
