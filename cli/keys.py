@@ -77,6 +77,8 @@ def class_named(path: str, base: type) -> Any:
             if getattr(error, "name", None) not in (inside, module):
                 return f"{path} cannot be imported: {error}"
             return f"there is no {inside!r}{near(inside, names_in(made, module))}"
+        except Exception as error:  # whatever a module of the user's raises when it is imported
+            return f"{inside} cannot be imported: {type(error).__name__}: {error}"
         module = inside
     return made
 

@@ -270,3 +270,13 @@ def test_without_arguments_a_program_says_what_it_is(capsys: pytest.CaptureFixtu
 def test_a_program_ends_with_status_2_and_one_line(command: str, line: str) -> None:
     ended = program(*command.split())
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"error: {line}\n")
+
+
+def test_a_module_of_the_users_that_fails_is_told_as_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_broken_methods.py").write_text("class Landweber:\n    steps = undefined\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    method = "--recovery.methods={x: {class_path: my_broken_methods.Landweber}}"
+    said = refused(capsys, [*DEMO, f"--run.root={tmp_path}", method])
+    assert "name 'undefined' is not defined" in said
