@@ -76,7 +76,8 @@ class Checkpoints(Checkpoint):
             return due, received()
         wishes = torch.tensor([int(due), received()], device=trainer.strategy.root_device)
         wish, signal = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
-        return bool(wish), received() or signal
+        # a signal that came while the ranks agreed waits for the next time: they stop together
+        return bool(wish), signal and (received() or signal)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         monitor = self.monitor or f"bits_per_dim/{data_of(trainer).validation_names[0]}"

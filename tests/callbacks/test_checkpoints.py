@@ -1,12 +1,13 @@
 """Checkpoints: whole, the best among them, and damaged ones left out."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from callbacks.checkpoints import WholeFiles, newest_checkpoint
+from callbacks.checkpoints import Checkpoints, WholeFiles, newest_checkpoint
 from lightning_modules import MaximumLikelihood
 from priors.checkpoint import read_checkpoint
 from tests.helpers import Killed, refused, run
@@ -77,3 +78,16 @@ def test_a_machine_that_dies_while_saving_keeps_the_checkpoint_before(
     WholeFiles().save_checkpoint({"images_seen": 3}, path)
     assert torch.load(path, weights_only=True) == {"images_seen": 3}
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_signal_that_comes_while_the_ranks_agree_waits_for_the_next_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noted = [0, 15]  # before the reduction, and after it
+    monkeypatch.setattr("callbacks.checkpoints.received", lambda: noted.pop(0))
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), reduce=lambda sent, reduce_op: sent)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
+    checkpoints = Checkpoints()
+    assert checkpoints.agreed(trainer) == (False, 0)  # the others have heard of none
+    noted[:] = [15, 15]
+    assert checkpoints.agreed(trainer) == (False, 15)
