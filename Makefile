@@ -7,10 +7,11 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: .venv/ready  ## train a small Glow and a small GAN on drawn faces, recover held-out ones (minutes, CPU, offline)
+demo: .venv/ready  ## train a small Glow, a small GAN and a Gaussian on drawn faces, recover held-out ones (minutes, CPU, offline)
 	$(BIN)/python train.py fit --config configs/demo_gan.yaml
+	$(BIN)/python train.py fit --config configs/demo_gaussian.yaml
 	$(BIN)/python train.py fit --config configs/demo.yaml
-	$(BIN)/python -m report runs/demo runs/demo-gan
+	$(BIN)/python -m report runs/demo runs/demo-gaussian runs/demo-gan
 
 quick: .venv/ready  ## recover drawn faces through the published priors (seconds, CPU, offline)
 	$(BIN)/python evaluate.py --config configs/evaluate/quick.yaml

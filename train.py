@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # ours, merged
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of torch, inside Lightning
     warnings.filterwarnings("ignore", message=".*have no `validation_step`")  # GANs: no likelihood
+    warnings.filterwarnings("ignore", message=".*run with no optimizer")  # a closed form
     warnings.filterwarnings("ignore", message=".*Kernel Inception Distance.*buffer")
     try:
         show_help(arguments, HELP.read_text)

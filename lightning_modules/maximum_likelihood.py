@@ -1,18 +1,17 @@
-"""Training a flow by maximum likelihood on dequantised images."""
+"""Training a flow by maximum likelihood on dequantised images, by gradient."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core.seeds import normal, seed_from, uniform
-from lightning_modules.clock import ClockedModule, warmup_then_decay
-from priors.prior import FlowPrior, flow_prior, standard_normal_log_prob
+from lightning_modules.clock import warmup_then_decay
+from lightning_modules.likelihood import Likelihood
 from priors.weights import require_same_architecture
 
 
-class MaximumLikelihood(ClockedModule):
+class MaximumLikelihood(Likelihood):
     """Minimises bits per dimension of an invertible network; hands out a `FlowPrior`.
 
     Args:
@@ -48,17 +47,18 @@ class MaximumLikelihood(ClockedModule):
         sample_temperature: float = 0.7,
         seed: int = 0,
     ) -> None:
-        super().__init__(network, total_images, ema_half_life, sample_temperature, seed)
-        if not 1 <= bits <= 8:
-            raise ValueError(f"model.bits must be in 1..8, got {bits}")
+        super().__init__(network, total_images, bits, ema_half_life, sample_temperature, seed)
+        if not hasattr(network, "initialize"):
+            raise ValueError(
+                f"model.network: {type(network).__name__} is not trained by gradient; "
+                "lightning_modules.ClosedForm fits a linear flow"
+            )
         if not 0 <= decay_fraction <= 1:
             raise ValueError(f"model.decay_fraction must be in [0, 1], got {decay_fraction}")
         if initialization_images < 1:
             raise ValueError(
                 f"model.initialization_images must be at least 1 image, got {initialization_images}"
             )
-        self.network = network
-        self.bits = bits
         self.learning_rate = learning_rate
         self.betas = betas
         self.warmup_images = warmup_images
@@ -66,16 +66,6 @@ class MaximumLikelihood(ClockedModule):
         self.clip_value = clip_value
         self.clip_norm = clip_norm
         self.initialization_images = initialization_images
-
-    # --- what others use -------------------------------------------------------------------
-
-    @property
-    def trained(self) -> nn.Module:
-        return self.network
-
-    def prior(self) -> FlowPrior:
-        """Take a frozen float32 snapshot of the prior, on the module's device."""
-        return flow_prior(self.averaged, self.images_seen)
 
     @torch.no_grad()
     def take_weights(self, network: nn.Module) -> None:
@@ -90,23 +80,7 @@ class MaximumLikelihood(ClockedModule):
                 ours.load_state_dict(network.state_dict())
         require_same_flow(self.network, network)
 
-    # --- likelihood --------------------------------------------------------------------------
-
-    def dequantise(self, images: Tensor, seeds: list[int]) -> Tensor:
-        """Map uint8 (B, C, H, W) to [-0.5, 0.5): 2^bits levels, uniform noise within a level."""
-        levels = torch.div(images, 2 ** (8 - self.bits), rounding_mode="floor").float()
-        noise = uniform(seeds, tuple(images.shape[1:])).to(images.device, non_blocking=True)
-        return (levels + noise) / 2**self.bits - 0.5
-
-    def bits_per_dimension(self, network: nn.Module, x: Tensor) -> Tensor:
-        """Compute bits per dimension (B,) of x, dequantised from 2^bits levels.
-
-        -(log N(z; 0, I) + log|det dz/dx|) / (n ln 2) + bits: the density of x in [-0.5, 0.5)
-        against cells of width 2^-bits.
-        """
-        z, log_det = network(x)
-        nats = standard_normal_log_prob(z) + log_det
-        return -nats / (z.shape[1] * math.log(2)) + self.bits
+    # --- optimisation ------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images = batch["image"]
@@ -116,27 +90,6 @@ class MaximumLikelihood(ClockedModule):
         self.log("train/bits_per_dim", loss, prog_bar=True)
         self.advance_clock(len(images))
         return loss
-
-    def validation_step(
-        self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        name = self.trainer.datamodule.validation_names[dataloader_idx]  # type: ignore[attr-defined]
-        seeds = [seed_from("validate", index) for index in batch["index"].tolist()]
-        with torch.autocast(self.device.type, enabled=False):
-            bits = self.bits_per_dimension(self.averaged, self.dequantise(batch["image"], seeds))
-        self.log(
-            f"bits_per_dim/{name}",
-            bits.mean(),
-            batch_size=len(bits),
-            on_epoch=True,
-            sync_dist=True,
-            add_dataloader_idx=False,
-        )
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_clock(sync_dist=True)
-
-    # --- optimisation ------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.network.parameters(), lr=self.learning_rate, betas=self.betas)

@@ -148,9 +148,8 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
 
 def flow_prior(network: nn.Module, images_seen: int) -> FlowPrior:
     """Take a frozen snapshot of a flow that has seen `images_seen` images in training."""
-    name = type(network).__name__.lower()
     frozen = network.frozen()  # type: ignore[operator]
-    return FlowPrior(frozen, name, fingerprint(network.state_dict()), images_seen)
+    return FlowPrior(frozen, name_of(network), fingerprint(network.state_dict()), images_seen)
 
 
 def gan_prior(network: nn.Module, images_seen: int, weights: str | None = None) -> GanPrior:
@@ -159,10 +158,15 @@ def gan_prior(network: nn.Module, images_seen: int, weights: str | None = None) 
     `weights` is its fingerprint, by default that of its parameters alone: BatchNorm's statistics,
     computed from them, round differently on every machine.
     """
-    name = type(network).__module__.rsplit(".", 1)[-1].replace("_", "-")
     if weights is None:
         weights = fingerprint(dict(network.named_parameters()))
-    return GanPrior(network.requires_grad_(False).eval(), name, weights, images_seen)
+    frozen = network.requires_grad_(False).eval()
+    return GanPrior(frozen, name_of(network), weights, images_seen)
+
+
+def name_of(network: nn.Module) -> str:
+    """Name a kind of network by its file in networks/."""
+    return type(network).__module__.rsplit(".", 1)[-1].replace("_", "-")
 
 
 def generator_of_prior(generator: nn.Module, stage: tuple[int, float] | tuple[()]) -> nn.Module:

@@ -57,6 +57,11 @@ def load_run(path: Path) -> TrainedRun:
     weights = {k.removeprefix(prefix): t for k, t in weights.items() if k.startswith(prefix)}
     require_same_architecture(network.state_dict(), weights)
     network.load_state_dict(weights)
+    if not getattr(network, "initialized", True):
+        raise ValueError(
+            f"{checkpoint}: its {type(network).__name__} has not been fitted yet; the command that "
+            "began the run goes on with it"
+        )
     images_seen = int(saved["images_seen"])
     if key == "generator":
         stage = growth.at(images_seen, network.final_stage) if growth else ()  # type: ignore[arg-type]

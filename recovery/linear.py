@@ -34,10 +34,10 @@ def norm_squared(
 
 
 @torch.no_grad()
-def solve_normal(
-    y: Tensor, operator: Operator, iterations: int = 100, tolerance: float = 1e-6
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor], y: Tensor, iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Solve A A^T u = y per image, by conjugate gradients from 0; A must be linear.
+    """Solve M u = y per image, from 0; `product` computes M u of (B, ...), M positive semidefinite.
 
     Returns:
         u as y, the iterations (B,) each image took, and whether (B,) it reached the tolerance:
@@ -57,7 +57,7 @@ def solve_normal(
         if not unsolved.any():
             break
         steps += unsolved.cpu()
-        curved = operator.A(operator.A_adjoint(direction))
+        curved = product(direction)
         curvature = dot(direction, curved)
         # 0 for an image with y = 0, or one already solved: the rest of the batch must not move it
         moves = (curvature > 0) & (energy > goal)
@@ -66,6 +66,15 @@ def solve_normal(
         before, energy = energy, dot(residual, residual)
         direction = residual + torch.where(before > 0, energy / before, 0.0) * direction
     return u, steps, (energy <= goal).flatten()
+
+
+def solve_normal(
+    y: Tensor, operator: Operator, iterations: int = 100, tolerance: float = 1e-6
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve A A^T u = y per image; A must be linear. Returns what `conjugate_gradients` does."""
+    return conjugate_gradients(
+        lambda u: operator.A(operator.A_adjoint(u)), y, iterations, tolerance
+    )
 
 
 def back_project(image: Tensor, y: Tensor, operator: Operator) -> Tensor:
@@ -85,7 +94,7 @@ class Adjoint(PriorFree):
         self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
         none = torch.zeros(len(y), dtype=torch.int64)
-        return _linear_recovery(operator.A_adjoint(y), y, operator, none, none == 0)
+        return linear_recovery(operator.A_adjoint(y), y, operator, none, none == 0)
 
 
 class PseudoInverse(PriorFree):
@@ -113,12 +122,13 @@ class PseudoInverse(PriorFree):
         self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
         u, steps, solved = solve_normal(y, operator, self.iterations, self.tolerance)
-        return _linear_recovery(operator.A_adjoint(u), y, operator, steps, solved.cpu())
+        return linear_recovery(operator.A_adjoint(u), y, operator, steps, solved.cpu())
 
 
-def _linear_recovery(
+def linear_recovery(
     image: Tensor, y: Tensor, operator: Operator, steps: Tensor, solved: Tensor
 ) -> Recovery:
+    """Make the recovery of images that took `steps` (B,) iterations and are `solved` (B,)."""
     residual = residual_norm(image, y, operator)
     status: list[Status] = [
         "diverged" if not finite else "converged" if done else "budget"

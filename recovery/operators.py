@@ -28,10 +28,12 @@ class Operator(nn.Module):
     Attributes:
         linear: whether A is, and has an adjoint.
         denoises: whether A is the identity.
+        tells_noise: whether its noise is Gaussian, of standard deviation sigma.
     """
 
     linear = True
     denoises = False
+    tells_noise = True
 
     def __init__(self, image_shape: ImageShape, sigma: float, seed: int) -> None:
         super().__init__()

@@ -155,6 +155,7 @@ class Physics(Operator):
         self._complex = False
         self.linear = hasattr(built, "A_adjoint") and is_linear(built)
         self.denoises = type(built).__name__ == "Denoising"
+        self._tells_noise = gaussian or type(model).__name__ == "ZeroNoise"
         y = self._measure_example()
         if not isinstance(y, Tensor) or y.is_complex():
             raise ValueError(f"{self.label} gives measurements that are not a real tensor")
@@ -214,6 +215,10 @@ class Physics(Operator):
     @property
     def measurements(self) -> int:
         return self._count
+
+    @property
+    def tells_noise(self) -> bool:  # type: ignore[override]
+        return self._tells_noise
 
     @property
     def noise_energy(self) -> float:

@@ -1,0 +1,84 @@
+"""What every way of training a flow shares: dequantised images and their likelihood."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from core.seeds import seed_from, uniform
+from lightning_modules.clock import ClockedModule
+from priors.prior import FlowPrior, flow_prior, standard_normal_log_prob
+
+
+class Likelihood(ClockedModule):
+    """Trains an invertible network and hands out its `FlowPrior`; validates by bits per dimension.
+
+    Args:
+        network: a flow with the contract of `networks.glow.Glow`, on images in [-0.5, 0.5].
+        bits: images have 2^bits levels before dequantisation.
+        total_images, ema_half_life, sample_temperature, seed: see `ClockedModule`.
+
+    Raises:
+        ValueError: bits is not in 1..8.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        total_images: int,
+        bits: int,
+        ema_half_life: int | None,
+        sample_temperature: float,
+        seed: int,
+    ) -> None:
+        super().__init__(network, total_images, ema_half_life, sample_temperature, seed)
+        if not 1 <= bits <= 8:
+            raise ValueError(f"model.bits must be in 1..8, got {bits}")
+        self.network = network
+        self.bits = bits
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.network
+
+    def prior(self) -> FlowPrior:
+        """Take a frozen float32 snapshot of the prior, on the module's device."""
+        return flow_prior(self.averaged, self.images_seen)
+
+    def levels(self, images: Tensor) -> Tensor:
+        """Map uint8 images to their levels, 0 to 2^bits - 1, as floats."""
+        return torch.div(images, 2 ** (8 - self.bits), rounding_mode="floor").float()
+
+    def dequantise(self, images: Tensor, seeds: list[int]) -> Tensor:
+        """Map uint8 (B, C, H, W) to [-0.5, 0.5): 2^bits levels, uniform noise within a level."""
+        noise = uniform(seeds, tuple(images.shape[1:])).to(images.device, non_blocking=True)
+        return (self.levels(images) + noise) / 2**self.bits - 0.5
+
+    def bits_per_dimension(self, network: nn.Module, x: Tensor) -> Tensor:
+        """Compute bits per dimension (B,) of x, dequantised from 2^bits levels.
+
+        -(log N(z; 0, I) + log|det dz/dx|) / (n ln 2) + bits: the density of x in [-0.5, 0.5)
+        against cells of width 2^-bits.
+        """
+        z, log_det = network(x)
+        nats = standard_normal_log_prob(z) + log_det
+        return -nats / (z.shape[1] * math.log(2)) + self.bits
+
+    def validation_step(
+        self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        name = self.trainer.datamodule.validation_names[dataloader_idx]  # type: ignore[attr-defined]
+        seeds = [seed_from("validate", index) for index in batch["index"].tolist()]
+        with torch.autocast(self.device.type, enabled=False):
+            bits = self.bits_per_dimension(self.averaged, self.dequantise(batch["image"], seeds))
+        self.log(
+            f"bits_per_dim/{name}",
+            bits.mean(),
+            batch_size=len(bits),
+            on_epoch=True,
+            sync_dist=True,
+            add_dataloader_idx=False,
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_clock(sync_dist=True)
