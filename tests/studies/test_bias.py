@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from datamodules.tables import read_attributes
 from results.rows import COLUMNS
-from studies.bias import Bias, read_attributes
+from studies.bias import Bias
 from studies.study import Given
 
 
