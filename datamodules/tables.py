@@ -58,6 +58,8 @@ def read_attributes(path: Path, name_column: str | None = None) -> pd.DataFrame:
     """
     try:
         table = read_table(path, name_column)
+    except FileNotFoundError as error:
+        raise ValueError(f"attributes: there is no file {path}") from error
     except (OSError, DataError) as error:
         raise ValueError(f"attributes: {error}") from error
     table = table[table.iloc[:, 0] != ""]
