@@ -1,5 +1,6 @@
 """Face data modules: training images as a stream, held-out images in memory."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -215,13 +216,13 @@ class ShardedFaces(FaceDataModule):
 
     def require_held_out(self, held_out: ImageSet, train: ShardIndex) -> None:
         """Tell how many held-out images are trained on. Raises DataError above `overlap`."""
-        held = pixel_hashes(held_out.images)
-        trained = {pixels for shard in train.shards for pixels in shard.pixels}.intersection(held)
-        shared = sum(pixels in trained for pixels in held)
+        held = Counter(pixel_hashes(held_out.images))
+        trained = {one for shard in train.shards for one in shard.pixels.split() if one in held}
+        shared = sum(held[one] for one in trained)
         if shared == 0:
             return
-        said = f"{shared} of the {len(held)} images of {held_out.name} are in {self.train} too"
-        if shared > self.overlap * len(held):
+        said = f"{shared} of the {len(held_out)} images of {held_out.name} are in {self.train} too"
+        if shared > self.overlap * len(held_out):
             raise DataError(
                 f"{said}: they are not held out. Prepare sets that share none (docs/data.md), or "
                 "set data.overlap to the share that may be"

@@ -33,14 +33,14 @@ class Shard:
 
     Attributes:
         first: global index of its first image.
-        pixels: `pixel_hash` of each image; none in sets of version 0.2 and before.
+        pixels: `pixel_hash` of each image, a space between; earlier versions wrote none.
     """
 
     path: Path
     samples: int
     first: int
     sha256: str
-    pixels: tuple[str, ...] = ()
+    pixels: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,10 @@ class ShardIndex:
                 continue
             except OSError as error:  # on this machine alone, perhaps: ranks would disagree
                 raise DataError(f"{root / record['file']} cannot be read: {error}") from error
-            pixels = tuple(record.get("pixels", "").split())
-            shards.append(
-                Shard(root / record["file"], record["samples"], first, record["sha256"], pixels)
-            )
-            first += record["samples"]
-        if not shards:
+            count, sha256, pixels = record["samples"], record["sha256"], record.get("pixels", "")
+            shards.append(Shard(root / record["file"], count, first, sha256, pixels))
+            first += count
+        if skipped and not shards:
             raise DataError(f"{root}: no shard is what {INDEX} says; prepare it again")
         require_no_other_shards(root, [record["file"] for record in records])
         every = " ".join(record["sha256"] for record in records)

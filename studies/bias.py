@@ -151,7 +151,7 @@ class Bias(Study):
         for attribute, group in small.groupby("attribute", sort=False):
             count = int(group[["with", "without"]].to_numpy().min())
             sentences.append(f"{attribute}: a group of only {count} images, too small to rely on.")
-        unknown = table["unknown"].max() if "unknown" in table else 0  # tables of 0.2 lack it
+        unknown = table["unknown"].max() if "unknown" in table else 0  # earlier ones lack it
         if unknown:
             sentences.append(
                 f"Left out: {unknown} images of {self.dataset} that the attribute table lacks."

@@ -167,7 +167,7 @@ def test_held_out_images_that_are_trained_on_are_counted(
     path = tmp_path / "prepared" / f"{SIZE}px" / "train" / "index.json"
     index = json.loads(path.read_text())
     for shard in index["shards"]:
-        del shard["pixels"]  # as version 0.2 wrote it
+        del shard["pixels"]  # as an earlier version wrote it
     path.write_text(json.dumps(index))
     sharded(tmp_path / "prepared", in_distribution=["mixed"]).setup()
     with pytest.raises(ValueError, match=r"data\.overlap must be from 0 to 1, got 1\.5"):

@@ -40,5 +40,5 @@ def test_images_that_the_table_lacks_are_counted(given: Given) -> None:
     study = Bias(["Hat"], reference="r", dataset="a")
     tables = study.compute(replace(given, rows=rows, attributes=table), print)
     assert "Left out: 2 images of a that the attribute table lacks." in study.findings(tables)
-    tables["bias"] = tables["bias"].drop(columns="unknown")  # as version 0.2 saved it
+    tables["bias"] = tables["bias"].drop(columns="unknown")  # as an earlier version saved it
     assert not any("Left out" in sentence for sentence in study.findings(tables))
