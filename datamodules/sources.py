@@ -98,19 +98,16 @@ def follow(name: str, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | 
 def list_parquet(path: Path) -> Iterator[Entry]:
     """List a Parquet file's encoded images, by their own paths where these differ, else by row."""
     file, column = open_parquet(path)
-    groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-    sizes = [
-        sum(
-            group.column(i).total_uncompressed_size
-            for i in range(group.num_columns)
-            if group.column(i).path_in_schema.partition(".")[0] == column
-        )
-        // max(1, group.num_rows)
-        for group in groups
-        for _ in range(group.num_rows)
-    ]
-    values = file.read([f"{column}.path"]).column(0).to_pylist() if has_paths(file, column) else []
-    names = [value["path"] for value in values if value and value["path"]]
+    sizes: list[int] = []
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        parts = [group.column(i) for i in range(group.num_columns)]
+        stored = [p for p in parts if p.path_in_schema.partition(".")[0] == column]
+        total = sum(part.total_uncompressed_size for part in stored)
+        sizes += [total // max(1, group.num_rows)] * group.num_rows
+    values = parquet_values(path, file, f"{column}.path") if has_paths(file, column) else ()
+    paths = [(value.as_py() or {}).get("path") for value in values]
+    names = [name for name in paths if name]
     if len(set(names)) < len(sizes):
         names = [f"{row:08d}" for row in range(len(sizes))]
     for row, (name, size) in enumerate(zip(names, sizes, strict=True)):
@@ -258,21 +255,29 @@ def read_at(path: Path, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
+def parquet_values(path: Path, file: Any, column: str) -> Iterator[Any]:
+    try:
+        for batch in file.iter_batches(64, columns=[column]):
+            yield from batch.column(0)
+    except (OSError, ValueError) as error:  # pyarrow's own are of these
+        raise DataError(f"{path}: damaged, or cannot be read ({error})") from error
+
+
 def unpack_parquet(
     path: Path, entries: Sequence[Entry], scratch: Path
 ) -> dict[Entry, tuple[int, int]]:
-    """Write the entries' bytes to one file; return where each begins in it, and how long it is."""
+    """Write the entries' bytes to one file; return where each begins in it, and how long it is.
+
+    Raises DataError, naming the file, for one that is damaged.
+    """
     wanted = {(entry.archive, entry.mark): entry for entry in entries}
     places = {}
     with scratch.open("wb") as out:
         for archive in sorted({entry.archive for entry in entries}):
             file, column = open_parquet(path / archive)
-            row = 0
-            for batch in file.iter_batches(64, columns=[column]):
-                for value in batch.column(0):
-                    if entry := wanted.get((archive, row)):
-                        content = value.as_py() or b""
-                        content = content["bytes"] if isinstance(content, dict) else content
-                        places[entry] = (out.tell(), out.write(content or b""))
-                    row += 1
+            for row, value in enumerate(parquet_values(path / archive, file, column)):
+                if entry := wanted.get((archive, row)):
+                    content = value.as_py() or b""
+                    content = content["bytes"] if isinstance(content, dict) else content
+                    places[entry] = (out.tell(), out.write(content or b""))
     return places

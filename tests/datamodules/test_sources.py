@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import shutil
 import sys
 import tarfile
 import unicodedata
@@ -144,6 +145,13 @@ def test_parquet_without_paths_is_named_by_row(
     found = stored(tmp_path / "out")
     assert found.keys() == {"00000000", "00000002"} and len(reasons(tmp_path / "out")) == 1
     assert (found["00000002"].permute(1, 2, 0).numpy() == picture(2)).all()
+    content = bytearray(path.read_bytes())
+    content[100:300] = bytes(200)
+    damaged = tmp_path / "damaged.parquet"
+    damaged.write_bytes(content)
+    assert run(damaged, tmp_path / "other") == 2
+    assert "damaged.parquet: damaged, or cannot be read" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "other")
     other = write_parquet(tmp_path / "b.parquet", caption=["a"])
     assert run(other, tmp_path / "other") == 2
     assert "b.parquet: no column of encoded images" in capsys.readouterr().err
