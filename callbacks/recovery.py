@@ -193,7 +193,8 @@ class RecoveryDuringTraining(Checkpoint):
             image_bar("Recovering", total, leave=False, disable=rank > 0) as bar,
         ):
             for problem in plan.problems:
-                for job in self.jobs(problem, sets, prior, run, texts):
+                for new in self.jobs(problem, sets, prior, run, texts):
+                    job = new.as_begun(earlier)
                     configs.add(job.template.config)
                     for trial in self.run(job, earlier, module.device, bar):
                         pictures.keep(job, trial)  # first: a row is not recovered again

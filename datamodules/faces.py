@@ -1,25 +1,34 @@
 """Face data modules: training images as a stream, held-out images in memory."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules import procedural
 from datamodules.held_out import DRAWN_FACES, drawn_faces, prepared_set
 from datamodules.image_set import Distribution, ImageSet
-from datamodules.shards import DataError, ShardIndex, decode, load_images, read_shard
+from datamodules.shards import (
+    DataError,
+    ShardIndex,
+    decode,
+    load_images,
+    pixel_hashes,
+    read_shard,
+)
 from datamodules.stream import ImageShards, StreamLoader, TrainingStream
 
 
 class FaceDataModule(pl.LightningDataModule):
     """What training and recovery need of face images, wherever they are.
 
-    Subclasses set `train_images` and `held_out` in `load`.
+    Subclasses set `train_images` and `held_out` in `load`, and `identities` of prepared sets.
 
     Args:
         image_size: H = W.
@@ -33,6 +42,7 @@ class FaceDataModule(pl.LightningDataModule):
 
     train_images: ImageShards
     held_out: dict[str, ImageSet]
+    identities: Mapping[str, dict[str, str]] = {}  # train and held_out: which set, by its name
 
     def __init__(
         self,
@@ -136,6 +146,9 @@ class ShardedFaces(FaceDataModule):
         out_of_distribution: names of held-out sets of another kind.
         root: folder of prepared sets; by default the environment variable
             INVERTIBLE_PRIORS_DATA.
+        overlap: the largest share of a held-out set that may be among the training images.
+        damaged: whether a training shard that is missing, cut short or another than prepared stops
+            training, or is left out, after every shard has been read once.
 
     Raises:
         DataError, ValueError: a set cannot be used; names it and what to do, before training.
@@ -149,6 +162,8 @@ class ShardedFaces(FaceDataModule):
         in_distribution: Sequence[str] = ("celeba-val",),
         out_of_distribution: Sequence[str] = ("ffhq-val",),
         root: str | None = None,
+        overlap: float = 0.01,
+        damaged: Literal["stop", "skip"] = "stop",
         seed: int = 0,
         flip: bool = False,
         window: int = 8,
@@ -165,23 +180,54 @@ class ShardedFaces(FaceDataModule):
                 f"data: the set {repeated[0]!r} is named twice: training, in-distribution and "
                 "out-of-distribution sets must all be different"
             )
+        if not 0 <= overlap <= 1:
+            raise ValueError(f"data.overlap must be from 0 to 1, got {overlap}")
         self.root = root
+        self.overlap = overlap
+        self.damaged = damaged
         self.train = train
         self.in_distribution = in_distribution
         self.out_of_distribution = out_of_distribution
 
-    def index(self, name: str) -> ShardIndex:
+    def index(self, name: str, skip: bool = False) -> ShardIndex:
         """Load a prepared set's index, checked against the files on disk."""
-        return prepared_set("data.root", self.root, name, self.image_size)
+        return prepared_set("data.root", self.root, name, self.image_size, skip)
 
     def load(self) -> None:
-        self.train_images = PreparedShards(self.index(self.train))
+        index = self.index(self.train, skip=self.damaged == "skip")
+        if index.skipped:
+            rank_zero_warn(
+                f"{index.root}: left out {len(index.skipped)} damaged shards "
+                f"({', '.join(index.skipped)}): training sees {len(index)} images"
+            )
+        self.train_images = PreparedShards(index)
         sides: dict[str, Distribution] = dict.fromkeys(self.in_distribution, "in")
         sides |= dict.fromkeys(self.out_of_distribution, "out")
-        self.held_out = {
-            name: ImageSet(name, side, *load_images(self.index(name)))
-            for name, side in sides.items()
+        held_out = {}
+        for name, side in sides.items():
+            found = self.index(name)
+            held_out[name] = ImageSet(name, side, *load_images(found), found.identity)
+            self.require_held_out(held_out[name], index)
+        self.held_out = held_out
+        self.identities = {
+            "train": {self.train: index.identity},
+            "held_out": {name: held.identity for name, held in held_out.items()},
         }
+
+    def require_held_out(self, held_out: ImageSet, train: ShardIndex) -> None:
+        """Tell how many held-out images are trained on. Raises DataError above `overlap`."""
+        held = Counter(pixel_hashes(held_out.images))
+        trained = {one for shard in train.shards for one in shard.pixels.split() if one in held}
+        shared = sum(held[one] for one in trained)
+        if shared == 0:
+            return
+        said = f"{shared} of the {len(held_out)} images of {held_out.name} are in {self.train} too"
+        if shared > self.overlap * len(held_out):
+            raise DataError(
+                f"{said}: they are not held out. Prepare sets that share none (docs/data.md), or "
+                "set data.overlap to the share that may be"
+            )
+        rank_zero_warn(said)
 
 
 class ProceduralFaces(FaceDataModule):

@@ -11,7 +11,9 @@ DATA_ROOT_VARIABLE = "INVERTIBLE_PRIORS_DATA"
 DRAWN_FACES: dict[str, Distribution] = {"faces-val": "in", "faces-ood": "out"}
 
 
-def prepared_set(key: str, root: str | None, name: str, image_size: int) -> ShardIndex:
+def prepared_set(
+    key: str, root: str | None, name: str, image_size: int, skip: bool = False
+) -> ShardIndex:
     """Load the index of a prepared set, checked against the files on disk.
 
     Args:
@@ -19,6 +21,7 @@ def prepared_set(key: str, root: str | None, name: str, image_size: int) -> Shar
         root: folder of prepared sets; by default the environment variable INVERTIBLE_PRIORS_DATA.
         name: the set is at <root>/<image_size>px/<name>.
         image_size: in pixels.
+        skip: leave out damaged shards (see `ShardIndex.load`).
 
     Raises:
         ValueError: neither names a root.
@@ -31,7 +34,8 @@ def prepared_set(key: str, root: str | None, name: str, image_size: int) -> Shar
             f"{DATA_ROOT_VARIABLE} to the folder that holds {image_size}px/{name} "
             "(docs/data.md says how to prepare it)"
         )
-    return ShardIndex.load(Path(root).expanduser() / f"{image_size}px" / name, image_size)
+    folder = Path(root).expanduser() / f"{image_size}px" / name
+    return ShardIndex.load(folder, image_size, skip)
 
 
 def drawn_faces(name: str, image_size: int, count: int) -> ImageSet:

@@ -18,12 +18,14 @@ class ImageSet:
         distribution: in or out of the training distribution.
         images: uint8 (N, C, H, W).
         image_names: the N names.
+        identity: of the prepared set they are from (`ShardIndex.identity`); drawn faces have none.
     """
 
     name: str
     distribution: Distribution
     images: Tensor
     image_names: Sequence[str]
+    identity: str = ""
 
     def __len__(self) -> int:
         return len(self.images)

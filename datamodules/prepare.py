@@ -1,4 +1,4 @@
-"""Turns a folder, zip or tar of images, or one image, into WebDataset shards and an index.
+"""Turns images of a folder, zip, tar or Parquet file into WebDataset shards and an index.
 
     python -m datamodules.prepare photos data/64px/my-faces --image-size 64
 
@@ -12,18 +12,18 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import shutil
 import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -31,27 +31,16 @@ from tqdm import tqdm
 from webdataset import TarWriter
 
 from core.files import write_whole
+from datamodules.convert import BLACK, RULES, Converted, convert
+from datamodules.names import unique_keys
+from datamodules.selection import select
 from datamodules.shards import INDEX, UNFINISHED, VERSION, DataError, check_shard
-from datamodules.sources import RULES, Entry, convert, find_images, open_source, select
+from datamodules.sources import Entry, find_images, open_source
 
 AGAIN = "give the same command again to go on from the last finished shard"
 
 Index = dict[str, Any]  # what index.json holds: see docs/data.md
-Converted = bytes | str  # a PNG, or the reason why there is none
-
-
-def unique_keys(names: Iterable[str]) -> dict[str, str]:
-    """Map image names to WebDataset keys: without dots (they end a key), unique, readable."""
-    stems = {name: re.sub(r"[^\w-]+", "_", PurePosixPath(name).stem) for name in sorted(names)}
-    shared = Counter(stems.values())
-    names_by_key: dict[str, str] = {}
-    for name, key in stems.items():
-        if shared[key] > 1:
-            key = re.sub(r"[^\w-]+", "_", name)
-        while key in names_by_key:
-            key += "_"
-        names_by_key[key] = name
-    return {name: key for key, name in names_by_key.items()}
+Result = Converted | str  # an image, or the reason why there is none
 
 
 def make_plan(
@@ -67,6 +56,7 @@ def make_plan(
         "selection": choice,
         "crop": args.crop,
         "upscale": args.upscale,
+        "white_level": args.white_level,
         "resampling": "Pillow LANCZOS (antialiased)",
         "rules": RULES,
         "seed": args.seed,
@@ -98,13 +88,14 @@ def index_so_far(out: Path, plan: Index) -> Index:
             return index
     if out.exists() and any(path.name != UNFINISHED for path in out.iterdir()):
         raise DataError(f"{out}: not empty, and not made by prepare; choose another OUT")
-    return plan | {"samples": 0, "bytes": 0, "shards": [], "rejected": []}
+    empty = {"samples": 0, "bytes": 0, "constant": 0, "black": 0, "shards": [], "rejected": []}
+    return plan | empty
 
 
 def convert_all(
-    entries: list[Entry], work: Callable[[Entry], Converted], workers: int
-) -> Generator[Converted, None, None]:
-    """Yield PNG bytes or a reason for each entry, in order; Pillow works outside Python's lock."""
+    entries: list[Entry], work: Callable[[Entry], Result], workers: int
+) -> Generator[Result, None, None]:
+    """Yield an image or a reason for each entry, in order; Pillow works outside Python's lock."""
     Image.preinit()  # threads must not load decoders: load the usual ones first, then all others
     Image.init()
     with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
@@ -115,13 +106,13 @@ def convert_all(
 
 
 def write_shard(
-    path: Path, results: Iterator[tuple[Entry, Converted]], keys: dict[str, str], size: int
-) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    path: Path, results: Iterator[tuple[Entry, Result]], keys: dict[str, str], size: int
+) -> tuple[dict[str, Any], list[Converted], list[dict[str, str]]]:
     """Move results into one tar until it holds `size` images or none is left.
 
-    Returns the shard's entry in the index, and the rejected images.
+    Returns the shard's entry in the index, its images, and the rejected ones.
     """
-    samples, rejected = 0, list[dict[str, str]]()
+    images, rejected = list[Converted](), list[dict[str, str]]()
     with path.open("w+b") as file:
         # Fixed owner and time: nothing varies but the images.
         with TarWriter(file, encoder=False, user="", group="", mtime=0) as tar:
@@ -129,15 +120,17 @@ def write_shard(
                 if isinstance(result, str):
                     rejected.append({"name": entry.name, "reason": result})
                     continue
-                tar.write({"__key__": keys[entry.name], "png": result})
-                samples += 1
-                if samples == size:
+                tar.write({"__key__": keys[entry.name], "png": result.png})
+                images.append(replace(result, png=b""))
+                if len(images) == size:
                     break
         file.flush()
         os.fsync(file.fileno())
         file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"samples": samples, "bytes": path.stat().st_size, "sha256": sha256}, rejected
+    shard = {"samples": len(images), "bytes": path.stat().st_size, "sha256": sha256}
+    shard["pixels"] = " ".join(image.pixels for image in images)
+    return shard, images, rejected
 
 
 def write_shards(
@@ -147,8 +140,16 @@ def write_shards(
     state, done = args.out / UNFINISHED, index["samples"] + len(index["rejected"])
     state.mkdir(parents=True, exist_ok=True)
     write_index(index, state / INDEX)
-    left, read = entries[done:], open_source(args.source, state / "source.tar")
-    work = partial(convert, read=read, size=args.image_size, crop=args.crop, upscale=args.upscale)
+    left = entries[done:]
+    read = open_source(args.source, left or entries, state / "source")
+    work = partial(
+        convert,
+        read=read,
+        size=args.image_size,
+        crop=args.crop,
+        upscale=args.upscale,
+        white_level=args.white_level,
+    )
     pause = 0.1 if sys.stderr.isatty() else 10  # a log needs fewer lines
     with (
         closing(convert_all(left, work, args.workers)) as converted,
@@ -156,7 +157,9 @@ def write_shards(
     ):
         results = zip(left, bar, strict=True)
         while done < len(entries):
-            shard, rejected = write_shard(state / "shard.tar", results, keys, args.shard_size)
+            shard, images, rejected = write_shard(
+                state / "shard.tar", results, keys, args.shard_size
+            )
             done += shard["samples"] + len(rejected)
             if shard["samples"]:
                 shard = {"file": f"shard-{len(index['shards']):05d}.tar"} | shard
@@ -164,6 +167,9 @@ def write_shards(
                 index["shards"].append(shard)
                 index["samples"] += shard["samples"]
                 index["bytes"] += shard["bytes"]
+                for what in ("constant", "black"):
+                    found = sum(getattr(image, what) for image in images)
+                    index[what] = index.get(what, 0) + found
             index["rejected"] = sorted(index["rejected"] + rejected, key=itemgetter("name"))
             write_index(index, state / INDEX)
 
@@ -203,8 +209,18 @@ def summary(index: Index, out: Path) -> str:
         lines += [f"  {count} {reason}" for reason, count in reasons.most_common()]
     if ignored := index["ignored"]:
         lines += [f"ignored {sum(ignored.values())} other files: {ignored}"]
-    if missing := index["selection"].get("rows_without_image"):
-        lines += [f"{missing} rows of {index['selection']['csv']} name images not in the source"]
+    selection = index["selection"]
+    if missing := selection.get("rows_without_image"):
+        lines += [f"{missing} rows of {selection['csv']} name images not in the source"]
+    if nameless := selection.get("rows_without_name"):
+        lines += [f"{nameless} rows of {selection['csv']} name nothing"]
+    if constant := index.get("constant"):
+        lines += [f"warning: {constant} images are of one colour"]
+    if black := index.get("black"):
+        lines += [
+            f"warning: {black} images are nearly black, with no value above {BLACK} of 255; if "
+            "files of 16 bits hold 8 or 12, --white-level 255 or 4095 says so"
+        ]
     return "\n".join(lines)
 
 
@@ -214,26 +230,39 @@ def positive(text: str) -> int:
     return value
 
 
+def level(text: str) -> float:
+    if not 0 < (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    about = "Turns a folder, zip or tar of images into WebDataset shards: see docs/data.md."
+    about = "Turns images into WebDataset shards: see docs/data.md."
     parser = argparse.ArgumentParser("python -m datamodules.prepare", description=about)
     add, listed = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
     add(
         "source",
         type=Path,
         metavar="SOURCE",
-        help="a folder, zip, tar(.gz) or image",
+        help="a folder, zip, tar(.gz), Parquet file or image; a folder of tars or Parquet files",
     )
     add("out", type=Path, metavar="OUT", help="folder to make: shards and index.json")
     add("--image-size", type=positive, required=True, help="side of the stored square, in pixels")
     box = "box in pixels, fractions allowed, applied before the centre square"
     add("--crop", type=float, nargs=4, metavar=("L", "T", "R", "B"), help=box)
     add("--upscale", action="store_true", help="accept images smaller than --image-size")
+    white = "value of 16-bit grey and float pixels that means white (default: 65535, no float)"
+    add("--white-level", type=level, metavar="N", help=white)
     names = "keep the images named in it, one a line: paths in SOURCE, or file names (.jpg or not)"
     listed("--names", type=Path, metavar="FILE", help=names)
-    listed("--csv", type=Path, metavar="FILE", help="keep images whose row fits every --where")
+    listed(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="keep images whose row fits every --where; list_attr_celeba.txt too",
+    )
     add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="repeatable")
-    add("--name-column", default="name", help="CSV column of the image name (default: name)")
+    add("--name-column", help="CSV column of the image name (default: name, or else image_id)")
     add("--skip", type=int, default=0, metavar="N", help="leave out the first N after the shuffle")
     add("--limit", type=positive, metavar="N", help="keep at most N after the shuffle")
     add("--shard-size", type=positive, default=1000, help="images per shard (default: 1000)")

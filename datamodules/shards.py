@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,27 +29,48 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar of images."""
+    """One tar of images.
+
+    Attributes:
+        first: global index of its first image.
+        pixels: `pixel_hash` of each image, a space between; earlier versions wrote none.
+    """
 
     path: Path
     samples: int
-    first: int  # global index of its first image
+    first: int
+    sha256: str
+    pixels: str = ""
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """A prepared set of images: what its index.json says, checked against the files."""
+    """A prepared set of images: what its index.json says, checked against the files.
+
+    Attributes:
+        identity: short hash of all shards' sha256; another one where any image is another.
+        skipped: file names of shards left out, because they are not what index.json says.
+    """
 
     root: Path
     image_size: int
     channels: int
     shards: tuple[Shard, ...]
+    identity: str
+    skipped: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, root: str | Path, image_size: int | None = None) -> ShardIndex:
-        """Load a set's index. Raises DataError if missing, unfinished, changed or of another size.
+    def load(
+        cls, root: str | Path, image_size: int | None = None, skip: bool = False
+    ) -> ShardIndex:
+        """Load a set's index, and look whether every shard has the size it should have.
 
-        Checks the shards' sizes only; repeating the `prepare` command verifies their sha256.
+        With `skip`, verify their sha256 too, which reads the set once, and leave out the shards
+        that are not what the index says.
+
+        Raises:
+            DataError: the set is missing, unfinished, changed or of another size, a file cannot be
+                read, or no shard is left.
         """
         root = Path(root)
         path = root / INDEX
@@ -63,18 +84,34 @@ class ShardIndex:
             version, size, channels, records = (index[field] for field in fields)
             for number, record in enumerate(records):
                 require_record(number, record)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not made by datamodules.prepare ({error!r})") from error
         if version != VERSION:
             raise DataError(f"{path}: format version {version}, this program reads {VERSION}")
         if image_size not in (None, size):
             raise DataError(f"{path}: images of {size}px, {image_size}px wanted; prepare another")
-        shards, first = [], 0
+        shards, skipped, first = list[Shard](), list[str](), 0
         for record in records:
-            check_shard(root, record)
-            shards.append(Shard(root / record["file"], record["samples"], first))
-            first += record["samples"]
-        return cls(root, size, channels, tuple(shards))
+            try:
+                check_shard(root, record, digest=skip)
+            except DataError:
+                if not skip:
+                    raise
+                skipped.append(record["file"])
+                continue
+            except OSError as error:  # on this machine alone, perhaps: ranks would disagree
+                raise DataError(f"{root / record['file']} cannot be read: {error}") from error
+            count, sha256, pixels = record["samples"], record["sha256"], record.get("pixels", "")
+            shards.append(Shard(root / record["file"], count, first, sha256, pixels))
+            first += count
+        if skipped and not shards:
+            raise DataError(f"{root}: no shard is what {INDEX} says; prepare it again")
+        require_no_other_shards(root, [record["file"] for record in records])
+        every = " ".join(record["sha256"] for record in records)
+        identity = hashlib.blake2b(every.encode(), digest_size=5).hexdigest()
+        return cls(root, size, channels, tuple(shards), identity, tuple(skipped))
 
     def __len__(self) -> int:
         """Count the images."""
@@ -90,6 +127,16 @@ def require_record(number: int, record: Any) -> None:
         raise ValueError(f"shards[{number}] is no shard of this folder")
 
 
+def require_no_other_shards(root: Path, known: Collection[str]) -> None:
+    """Raise DataError, naming it, for a shard that the index does not know."""
+    others = [path for path in root.glob("shard-*.tar") if path.name not in known]
+    if others:
+        raise DataError(
+            f"{min(others)}: a shard that {INDEX} does not know, perhaps of another set: move it "
+            "away, or prepare the set again elsewhere"
+        )
+
+
 def check_shard(root: Path, record: dict[str, Any], digest: bool = False) -> None:
     """Raise DataError unless the shard is there with the size (and sha256) of its record."""
     path = root / record["file"]
@@ -98,21 +145,31 @@ def check_shard(root: Path, record: dict[str, Any], digest: bool = False) -> Non
         with path.open("rb") as file:
             same = hashlib.file_digest(file, "sha256").hexdigest() == record["sha256"]
     if not same:
-        wrong = f"missing, or not the file that {INDEX} describes"
-        raise DataError(f"{path}: {wrong}; delete {root} and prepare it again")
+        raise changed(path)
+
+
+def changed(path: Path) -> DataError:
+    wrong = f"missing, or not the file that {INDEX} describes"
+    return DataError(f"{path}: {wrong}; delete {path.parent} and prepare it again")
 
 
 def read_shard(shard: Shard) -> Iterator[tuple[int, str, bytes]]:
     """Yield (global index, name, PNG bytes) of every image of the shard, in stored order.
 
-    Reads the tar from front to end. Raises DataError, naming the file, if it is not what the index
-    promised, after yielding what came before the damage.
+    Raises DataError, naming the file, before the first image if it is not the index's (by its
+    sha256), or cannot be read.
     """
+    try:
+        content = shard.path.read_bytes()
+    except OSError as error:  # not ours to read, a failing disk: that is no damage to delete
+        raise DataError(f"{shard.path} cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() != shard.sha256:
+        raise changed(shard.path)
     count = 0
     try:
         # Not webdataset's pipeline, which deals shards out to nodes and workers: here the caller
         # decides who reads which shard, and reads it whole.
-        with tarfile.open(shard.path, "r:") as tar:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for member in tar:
                 stored = tar.extractfile(member)
                 if stored is None:
@@ -121,11 +178,19 @@ def read_shard(shard: Shard) -> Iterator[tuple[int, str, bytes]]:
                 count += 1
         if count != shard.samples:
             raise ValueError(f"{INDEX} says {shard.samples}")
-    except OSError as error:  # not ours to read, a failing disk: that is no damage to delete
-        raise DataError(f"{shard.path} cannot be read: {error}") from error
     except (tarfile.TarError, ValueError) as error:
         damage = f"damaged after {count} images ({error})"
         raise DataError(f"{shard.path}: {damage}; delete the set and prepare it again") from error
+
+
+def pixel_hash(pixels: bytes) -> str:
+    """Hash an image's RGB bytes, row by row: the same pixels in any encoding have the same hash."""
+    return hashlib.blake2b(pixels, digest_size=6).hexdigest()  # a million images: no two by chance
+
+
+def pixel_hashes(images: Tensor) -> list[str]:
+    """Hash each of uint8 (N, 3, H, W) as `prepare` has done."""
+    return [pixel_hash(image.permute(1, 2, 0).numpy().tobytes()) for image in images]
 
 
 def decode(png: bytes, size: int) -> Tensor:

@@ -1,67 +1,46 @@
-"""Images as they come: in a folder, zip or tar, in any format that Pillow reads.
+"""Where images come from: a folder, zip, tar or Parquet file, or a folder of tars or Parquet files.
 
-`find_images` lists a source, `select` chooses from it, `open_source` reads from it, `convert` turns
-what it holds into square RGB PNGs by the rules of docs/data.md.
+`find_images` lists a source, `open_source` reads from it.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import hashlib
 import io
 import os
 import shutil
 import tarfile
 import zipfile
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from posixpath import normpath
+from posixpath import dirname, join, normpath
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-
+from datamodules.names import SUFFIXES, is_image
 from datamodules.shards import DataError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # others may start programs
-MAX_FILE_BYTES = 1 << 29
 # What reading an archive raises, RuntimeError where it is encrypted or packed in an unknown way.
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
-RULES = {
-    "orientation": "the EXIF orientation is applied first; --crop is in the upright image",
-    "crop": "a box that leaves the image rejects it",
-    "square": "the centre square of the crop, cut at whole pixels from its corner",
-    "small": "a square smaller than image_size rejects the image, unless upscale is true",
-    "colour": "grey, palette, 1-bit and CMYK become RGB; 16-bit is divided by 257; "
-    "float pixels reject the image; colour profiles and all other metadata are dropped",
-    "alpha": "composited on white",
-    "frames": "the first frame of an animation",
-    "unreadable": "corrupt, truncated or encrypted files are rejected",
-    "size": f"more than {Image.MAX_IMAGE_PIXELS} pixels or {MAX_FILE_BYTES} bytes is rejected",
-    "ignored": "names with other extensions, hidden names and links to folders: counted, not read",
-    "keys": "the file name without extension; the whole path where two images would share it",
-}
-
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom; in pixels
-
-
-class Rejected(Exception):
-    """An image to leave out; the message is the reason in the index."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in the source. `mark`: its CRC in a zip, the offset of its bytes in a tar."""
+    """A file in the source.
 
-    name: str  # path inside the source
-    size: int  # bytes; -1 for what is not a plain file
+    Attributes:
+        name: its path inside the source.
+        size: in bytes, the mean of its row group in Parquet; -1 for what is not a plain file.
+        mark: its CRC in a zip, the offset of its bytes in a tar, its row in Parquet.
+        archive: in a folder of archives, the path of its own.
+    """
+
+    name: str
+    size: int
     mark: int = 0
+    archive: str = ""
 
 
 Reader = Callable[[Entry], bytes]  # returns the file's bytes
@@ -78,190 +57,227 @@ def list_folder(root: Path) -> Iterator[Entry]:
                 yield Entry(path.relative_to(root).as_posix(), size)
 
 
+def list_zip(path: Path) -> Iterator[Entry]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not zip_name(info).endswith("/"):
+                yield Entry(zip_name(info), info.file_size, info.CRC)
+
+
+def zip_name(info: zipfile.ZipInfo) -> str:
+    """Name a member as it was meant: Windows writes backslashes, others UTF-8 without saying so."""
+    name = info.filename
+    if not info.flag_bits & 0x800:  # zipfile has read it in code page 437
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/")
+
+
+def list_tar(path: Path, mode: Any = "r:*") -> Iterator[Entry]:
+    """List a tar's members; a link to another member as what it links to."""
+    with tarfile.open(path, mode) as tar:  # compressed or not: offsets are in the plain tar
+        members = {normpath(member.name): member for member in tar if not member.isdir()}
+    for name in members:
+        member = follow(name, members)
+        plain = member is not None and member.isreg() and not member.issparse()
+        size, mark = (member.size, member.offset_data) if member and plain else (-1, 0)
+        yield Entry(name, size, mark)
+
+
+def follow(name: str, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """Follow links inside a tar to a member; None where they leave it or go round in circles."""
+    for _ in range(10):
+        member = members.get(name)
+        if member is None or not (member.issym() or member.islnk()):
+            return member
+        folder = dirname(name) if member.issym() else ""  # a hard link names a path in the tar
+        name = normpath(join(folder, member.linkname))
+    return None
+
+
+def list_parquet(path: Path) -> Iterator[Entry]:
+    """List a Parquet file's encoded images, by their own paths where these differ, else by row."""
+    file, column = open_parquet(path)
+    sizes: list[int] = []
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        parts = [group.column(i) for i in range(group.num_columns)]
+        stored = [p for p in parts if p.path_in_schema.partition(".")[0] == column]
+        total = sum(part.total_uncompressed_size for part in stored)
+        sizes += [total // max(1, group.num_rows)] * group.num_rows
+    values = parquet_values(path, file, f"{column}.path") if has_paths(file, column) else ()
+    paths = [(value.as_py() or {}).get("path") for value in values]
+    names = [name for name in paths if name]
+    if len(set(names)) < len(sizes):
+        names = [f"{row:08d}" for row in range(len(sizes))]
+    for row, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        # an image, whatever it is called: its decoder looks at its bytes
+        yield Entry(name if is_image(name) else f"{name}.png", size, row)
+
+
+def open_parquet(path: Path) -> tuple[Any, str]:
+    """Open a Parquet file; return it and the name of its column of encoded images.
+
+    That is `image`, or else the only one that holds {bytes, ...}. Raises DataError if there is
+    none, if the file is damaged, or without pyarrow.
+    """
+    try:
+        from pyarrow import ArrowException, parquet, types
+    except ImportError as error:
+        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow") from error
+    try:
+        file = parquet.ParquetFile(path)
+    except ArrowException as error:
+        raise DataError(f"{path}: damaged, or no Parquet file ({error})") from error
+    structs = [
+        field.name
+        for field in file.schema_arrow
+        if types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+    ]
+    columns = structs + [
+        field.name
+        for field in file.schema_arrow
+        if types.is_binary(field.type) or types.is_large_binary(field.type)
+    ]
+    if "image" in columns or len(structs) == 1:
+        return file, "image" if "image" in columns else structs[0]
+    raise DataError(
+        f"{path}: no column of encoded images: it needs `image`, bytes or {{bytes, path}}, and "
+        f"has {', '.join(file.schema_arrow.names)}"
+    )
+
+
+def has_paths(file: Any, column: str) -> bool:
+    kind = file.schema_arrow.field(column).type
+    return kind.num_fields > 0 and kind.get_field_index("path") >= 0
+
+
 def list_source(path: Path) -> Iterator[Entry]:
-    """Yield every file there; raises what zipfile and tarfile raise for damage."""
+    """Yield every file there; raises what zipfile and tarfile raise for damage, and DataError."""
     if path.is_dir():
         yield from list_folder(path)
     elif is_image(path.name):
         yield Entry(path.name, path.stat().st_size)
+    elif path.suffix == ".parquet":
+        yield from list_parquet(path)
     elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                if not info.is_dir():
-                    yield Entry(info.filename, info.file_size, info.CRC)
+        yield from list_zip(path)
     else:
-        with tarfile.open(path) as tar:  # compressed or not: offsets are in the plain tar
-            for member in tar:
-                if not member.isdir():
-                    size = member.size if member.isreg() and not member.issparse() else -1
-                    yield Entry(normpath(member.name), size, member.offset_data)
+        yield from list_tar(path)
 
 
-def is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+def list_archives(folder: Path, archives: Sequence[str]) -> Iterator[Entry]:
+    """Yield the files in a folder's archives, by name below the path of their archive."""
+    for archive in sorted(archives):
+        path = folder / archive
+        try:  # a compressed tar would have to be unpacked: it is refused
+            for entry in list_parquet(path) if path.suffix == ".parquet" else list_tar(path, "r:"):
+                yield replace(entry, name=f"{archive}/{entry.name}", archive=archive)
+        except DAMAGED as error:
+            raise DataError(f"{path}: no plain tar, or a damaged one ({error})") from error
+
+
+def sort_out(entries: Iterable[Entry]) -> tuple[dict[str, Entry], Counter[str]]:
+    """Separate images, by name, from the other files, counted by kind."""
+    images, ignored = {}, Counter[str]()
+    # where an archive holds a name twice the dictionary keeps the last, as unpacking does
+    for entry in {entry.name: entry for entry in entries}.values():
+        if (what := kind(entry)) in SUFFIXES:
+            images[entry.name] = entry
+        else:
+            ignored[what] += 1
+    return images, ignored
+
+
+def kind(entry: Entry) -> str:
+    """Tell what a file is: its extension, or why it is not looked at."""
+    if entry.size < 0:
+        return "link or special file"
+    if any(part.startswith((".", "__MACOSX")) for part in entry.name.split("/")):
+        return "hidden"
+    return PurePosixPath(entry.name).suffix.lower() or "no extension"
 
 
 def find_images(path: Path) -> tuple[dict[str, Entry], dict[str, int]]:
-    """Find the images in a source by name, and count its other files by kind."""
-    try:  # where an archive holds a name twice the dictionary keeps the last, as unpacking does
-        entries = {entry.name: entry for entry in list_source(path)}
+    """Find the images in a source by name, and count its other files by kind.
+
+    A folder without images of its own stands for those in its tars, or else in its Parquet files.
+    Raises DataError if there are none, or the source is damaged.
+    """
+    try:
+        entries = list(list_source(path))
     except DAMAGED as error:
-        raise DataError(f"{path}: no image, folder, zip or tar, or a damaged one") from error
-    images, ignored = {}, Counter[str]()
-    for entry in entries.values():
-        if entry.size < 0:
-            ignored["link or special file"] += 1
-        elif any(part.startswith((".", "__MACOSX")) for part in entry.name.split("/")):
-            ignored["hidden"] += 1
-        elif not is_image(entry.name):
-            ignored[PurePosixPath(entry.name).suffix.lower() or "no extension"] += 1
-        else:
-            images[entry.name] = entry
+        raise DataError(
+            f"{path}: no image, folder, zip, tar or Parquet file, or a damaged one"
+        ) from error
+    images, ignored = sort_out(entries)
+    for suffix in (".tar", ".parquet"):
+        if not images and path.is_dir() and ignored[suffix]:
+            del ignored[suffix]
+            archives = [entry.name for entry in entries if kind(entry) == suffix]
+            images, inside = sort_out(list_archives(path, archives))
+            ignored += inside
     if not images:
         raise DataError(f"{path}: no images ({' '.join(sorted(SUFFIXES))}), only {dict(ignored)}")
     return images, dict(sorted(ignored.items()))
 
 
-def read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8 ({error})") from error
+def open_source(path: Path, entries: Sequence[Entry], scratch: Path) -> Reader:
+    """Make what reads these entries of the source, from any thread.
 
-
-def csv_names(path: Path, where: Sequence[str], name_column: str) -> list[str]:
-    """Read the names in the rows of a CSV file that match every COLUMN=VALUE."""
-    reader = csv.DictReader(read_lines(path))
-    conditions = [condition.partition("=")[::2] for condition in where]
-    for column in [name_column, *(column for column, _ in conditions)]:
-        if column not in (reader.fieldnames or []):
-            raise DataError(f"{path}: no column {column!r}; it has {reader.fieldnames}")
-    return [row[name_column] for row in reader if all(row[c] == v for c, v in conditions)]
-
-
-def match(images: Iterable[str], wanted: Iterable[str], listed: Path) -> tuple[set[str], list[str]]:
-    """Find the images that `wanted` names, and the names that fit none.
-
-    A name is an image's path in the source, its file name, or that without the extension.
+    First unpacks to `scratch` what cannot be read in any order: a compressed tar, Parquet.
     """
-    paths, forms = set(images), defaultdict[str, list[str]](list)
-    for path in sorted(paths):
-        for form in {PurePosixPath(path).name, PurePosixPath(path).stem}:
-            forms[form].append(path)
-    found, missing = set[str](), list[str]()
-    for name in filter(None, map(str.strip, wanted)):
-        fits = [name] if name in paths else forms.get(name, [])
-        if len(fits) > 1:
-            raise DataError(f"{listed}: {name!r} fits {', '.join(fits[:3])}; write the path")
-        found.update(fits)
-        missing += [] if fits else [name]
-    return found, missing
-
-
-def select(images: Iterable[str], args: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
-    """Select names by the options, in stored order; return the choice as the index has it, too."""
-    names, choice = set(images), {"skip": args.skip, "limit": args.limit}
-    if args.names:
-        names, missing = match(names, read_lines(args.names), args.names)
-        choice |= {"names": args.names.name}
-        if missing:
-            examples = ", ".join(missing[:3])
-            raise DataError(f"{args.names}: {len(missing)} names fit no image, such as {examples}")
-    elif args.csv:
-        rows = csv_names(args.csv, args.where, args.name_column)
-        names, missing = match(names, rows, args.csv)
-        choice |= {"csv": args.csv.name, "where": args.where, "name_column": args.name_column}
-        choice |= {"rows_without_image": len(missing)}
-
-    def place(name: str) -> bytes:  # a shuffle that depends on nothing but the seed and the name
-        return hashlib.sha256(f"{args.seed}/{name}".encode(errors="surrogateescape")).digest()
-
-    order = sorted(names, key=place)[args.skip :][: args.limit]
-    if not order:
-        raise DataError(f"{args.source}: no image is left by {choice}")
-    return order, choice
-
-
-def open_source(path: Path, scratch: Path) -> Reader:
-    """Make what reads the source, from any thread. Unpacks a compressed tar to `scratch` first."""
-    if path.is_dir():
+    first = path / entries[0].archive
+    if path.is_dir() and not entries[0].archive:
         return lambda entry: (path / entry.name).read_bytes()
     if is_image(path.name):
         return lambda entry: path.read_bytes()
-    if zipfile.is_zipfile(path):
-        archive = zipfile.ZipFile(path)
-        return lambda entry: archive.read(entry.name)
-    with tarfile.open(path) as tar:
+    if first.suffix == ".parquet":
+        places = unpack_parquet(path, entries, scratch)
+        return lambda entry: read_at(scratch, *places[entry])
+    if zipfile.is_zipfile(first):
+        archive = zipfile.ZipFile(first)
+        members = {zip_name(info): info for info in archive.infolist()}
+        return lambda entry: archive.read(members[entry.name])
+    with tarfile.open(first) as tar:
         stream: Any = tar.fileobj  # the file itself, or what decompresses it
         if not isinstance(stream, io.BufferedReader):
             stream.seek(0)
             with scratch.open("wb") as file:
                 shutil.copyfileobj(stream, file, 1 << 20)
             path = scratch
-
-    def read(entry: Entry) -> bytes:
-        with path.open("rb") as file:
-            file.seek(entry.mark)
-            return file.read(entry.size)
-
-    return read
+    return lambda entry: read_at(path / entry.archive, entry.mark, entry.size)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert the first frame to upright 8-bit RGB."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips or truncates
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise Rejected("float pixels: their range is unknown")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+def read_at(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
 
 
-def square_box(width: int, height: int, size: int, crop: Box | None, upscale: bool) -> Box:
-    """Choose the part of an image to keep: the centre square of the crop, as a PIL box."""
-    left, top, right, bottom = crop or (0, 0, width, height)
-    if left < 0 or top < 0 or right > width or bottom > height:
-        raise Rejected(f"crop box outside the image: {width} x {height}")
-    side = min(right - left, bottom - top)
-    if side < size and not upscale:
-        raise Rejected(f"too small: {right - left:g} x {bottom - top:g} after the crop")
-    # Whole pixels, so that a picture already of the right size is not blurred by half a pixel.
-    left += (right - left - side) // 2
-    top += (bottom - top - side) // 2
-    return left, top, min(left + side, right), min(top + side, bottom)
-
-
-def read_rgb(entry: Entry, read: Reader) -> Image.Image:
-    """Read an image. Raises Rejected if something is wrong with it, OSError for a failing disk."""
-    if entry.size > MAX_FILE_BYTES:
-        raise Rejected(f"too many bytes: {entry.size}")
+def parquet_values(path: Path, file: Any, column: str) -> Iterator[Any]:
     try:
-        data = read(entry)
-    except DAMAGED as error:
-        raise Rejected(f"unreadable: {error}") from error
-    try:
-        return to_rgb(Image.open(io.BytesIO(data), formats=FORMATS))
-    except Rejected:
-        raise
-    except UnidentifiedImageError as error:  # its message holds a memory address
-        raise Rejected("unreadable: not an image") from error
-    except Exception as error:  # decoders given arbitrary bytes raise almost anything
-        raise Rejected(f"unreadable: {error}") from error
+        for batch in file.iter_batches(64, columns=[column]):
+            yield from batch.column(0)
+    except (OSError, ValueError) as error:  # pyarrow's own are of these
+        raise DataError(f"{path}: damaged, or cannot be read ({error})") from error
 
 
-def convert(entry: Entry, read: Reader, size: int, crop: Box | None, upscale: bool) -> bytes | str:
-    """Convert an image to an RGB PNG of size x size, or return the reason for its rejection."""
-    try:
-        image = read_rgb(entry, read)
-        box = square_box(*image.size, size, crop, upscale)
-    except Rejected as reason:
-        return str(reason)
-    image = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-    image.info.clear()  # Pillow would store the source's colour profile
-    png = io.BytesIO()
-    image.save(png, "PNG")
-    return png.getvalue()
+def unpack_parquet(
+    path: Path, entries: Sequence[Entry], scratch: Path
+) -> dict[Entry, tuple[int, int]]:
+    """Write the entries' bytes to one file; return where each begins in it, and how long it is.
+
+    Raises DataError, naming the file, for one that is damaged.
+    """
+    wanted = {(entry.archive, entry.mark): entry for entry in entries}
+    places = {}
+    with scratch.open("wb") as out:
+        for archive in sorted({entry.archive for entry in entries}):
+            file, column = open_parquet(path / archive)
+            for row, value in enumerate(parquet_values(path / archive, file, column)):
+                if entry := wanted.get((archive, row)):
+                    content = value.as_py() or b""
+                    content = content["bytes"] if isinstance(content, dict) else content
+                    places[entry] = (out.tell(), out.write(content or b""))
+    return places

@@ -19,12 +19,12 @@ from cli.wandb import split_project
 from datamodules.held_out import DATA_ROOT_VARIABLE, DRAWN_FACES, drawn_faces, prepared_set
 from datamodules.image_set import ImageSet
 from datamodules.shards import load_images
+from datamodules.tables import read_attributes
 from evaluation.help import page
 from evaluation.plan import Trials
 from priors import load_prior
 from priors.prior import Prior
 from results.trial import NamedMethod, Problem
-from studies.bias import read_attributes
 from studies.study import Study, names_in
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "evaluate" / "defaults.yaml"
@@ -51,8 +51,9 @@ class Evaluation:
         studies: questions that recovered images alone do not answer, by name.
         published: draw the paper's numbers beside ours.
         data: folder of prepared sets; by default the environment variable INVERTIBLE_PRIORS_DATA.
-        attributes: CSV of what images show, with a column `name`; by default the environment
-            variable INVERTIBLE_PRIORS_ATTRIBUTES.
+        attributes: CSV of what images show, or CelebA's list_attr_celeba.txt; by default the
+            environment variable INVERTIBLE_PRIORS_ATTRIBUTES.
+        name_column: of the images' names in it; by default name, or else image_id.
         root: folder of all evaluations.
         device: auto takes all GPUs, or the CPU.
         processes: per device; each takes a part of the images.
@@ -74,6 +75,7 @@ class Evaluation:
     published: bool = False
     data: str | None = None
     attributes: str | None = None
+    name_column: str | None = None
     root: str = "runs/evaluate"
     device: str = "auto"
     processes: int = 1
@@ -170,7 +172,7 @@ class Sets(Mapping[str, ImageSet]):
         images, names = load_images(index, self.evaluation.images_used(name))
         if not names:
             raise ValueError(f"sets.{name}: {index.root} holds no image")
-        return ImageSet(name, self.evaluation.sets[name], images, names)
+        return ImageSet(name, self.evaluation.sets[name], images, names, index.identity)
 
     def _require_drawn(self, name: str) -> None:
         """Raises ValueError where a prepared set has the name of drawn faces."""
@@ -220,4 +222,6 @@ def _instantiated(made: Strict, config: Namespace) -> Evaluation:
 
 def attribute_table(evaluation: Evaluation) -> pd.DataFrame | None:
     path = evaluation.attributes or os.environ.get(ATTRIBUTES_VARIABLE)
-    return None if path is None else read_attributes(Path(at_home(path)))
+    if path is None:
+        return None
+    return read_attributes(Path(at_home(path)), evaluation.name_column)

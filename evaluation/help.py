@@ -30,7 +30,7 @@ def page(parser: ArgumentParser, defaults: Mapping[str, Any]) -> str:
     page.keys("Definitions", "problems", "methods")
     page.arguments("A problem", Problem, "problems.NAME.")
     page.arguments("A method, if it is not its class alone", NamedMethod, "methods.NAME.")
-    page.keys("Where things are", "data", "attributes", "root")
+    page.keys("Where things are", "data", "attributes", "name_column", "root")
     page.keys("The machine", "device", "processes", "batch_size")
     page.keys("The report", "published", "pictures", "wandb", "project")
     return page.text()

@@ -54,7 +54,7 @@ class Worker:
         """
         try:
             job = self.bench.job(task.template, task.dataset, self.texts)
-            if job.template.config != task.template.config:
+            if task.template.config not in (job.template.config, job.config_before):
                 raise RuntimeError("changed since the evaluation began: run the same command again")
             trials = run_trials(
                 job.images.subset(task.images),

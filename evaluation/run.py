@@ -87,6 +87,10 @@ def chosen_images(
             chosen[name] = (
                 balanced(names, attributes, trials.balance, trials.per_group) or chosen[name]
             )
+            unknown = [image for image in names if image not in attributes.index]
+            if 0 < len(unknown) < len(names):
+                said = f"{len(unknown)} of its {len(names)} images, such as {unknown[0]}"
+                print(f"{name}: the attribute table lacks {said}: left out", file=sys.stderr)
     if trials.balance and attributes is not None:
         require_known(attributes, [name for s in chosen for name in sets[s].image_names])
     return chosen
@@ -101,11 +105,11 @@ def recover(evaluation: Evaluation, text: str, bench: Bench) -> tuple[pd.DataFra
     chosen = chosen_images(evaluation, bench.sets, attribute_table(evaluation))
     texts = ConfigTexts(folder / "configs.jsonl")
     jobs: list[tuple[Job, Sequence[int]]] = []
-    for job in plan(trials, bench, evaluation.name, texts):
-        most = bench.methods[job.template.method].images
-        jobs.append((job, chosen[job.images.name][:most]))
     RowFile(folder / "rows.csv")  # so that there is a file to read
     earlier = read_rows(folder, every=True)
+    for job in plan(trials, bench, evaluation.name, texts):
+        most = bench.methods[job.template.method].images
+        jobs.append((job.as_begun(earlier), chosen[job.images.name][:most]))
     tasks = [
         task
         for job, images in jobs

@@ -76,12 +76,18 @@ class Trial:
 
 @dataclass(frozen=True)
 class Job:
-    """A method, an operator and a set of images; `template` holds what their rows share."""
+    """A method, an operator and a set of images.
+
+    Attributes:
+        template: what their rows share.
+        config_before: `template.config` as versions wrote it that did not look which set it is.
+    """
 
     operator: Operator
     method: Method
     images: ImageSet
     template: Row
+    config_before: str
 
     @classmethod
     def of(
@@ -109,7 +115,11 @@ class Job:
             method = make(prior, problem.gamma)
             row = replace(row, gamma=problem.gamma)
             described["weights"] = prior.fingerprint
-        config = texts.hash(method=describe(method), **described)
+        described["method"] = describe(method)
+        before = ConfigTexts(None).hash(**described)
+        if images.identity:
+            described["set"] = images.identity
+        config = texts.hash(**described)
         row = replace(
             row,
             config=config,
@@ -117,7 +127,14 @@ class Job:
             m=operator.measurements,
             sigma=operator.sigma,
         )
-        return cls(operator, method, images, row)
+        return cls(operator, method, images, row, before)
+
+    def as_begun(self, rows: pd.DataFrame) -> "Job":
+        """Return the job as the version began it that wrote these rows, which then still count."""
+        begun = (rows["config"] == self.config_before) & (rows["dataset"] == self.images.name)
+        if not begun.any():
+            return self
+        return replace(self, template=replace(self.template, config=self.config_before))
 
     def missing(self, rows: pd.DataFrame) -> list[int]:
         """Find the positions of the images that have no row of this job yet."""

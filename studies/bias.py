@@ -1,7 +1,6 @@
 """Does a prior recover some people worse than others? (the paper's dataset bias, as numbers)"""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,28 +11,6 @@ from studies.study import Given, Study, Tables
 
 SMALL = 50  # in a group of fewer images the mean is not reliable
 DRAWS = 2000  # of the bootstrap
-
-
-def read_attributes(path: Path) -> pd.DataFrame:
-    """Read a table of 0 / 1 attributes, indexed by image name without extension.
-
-    Reads CelebA's -1 / 1 as 0 / 1.
-
-    Raises:
-        ValueError: the file is missing, has no column `name`, or names an image twice.
-    """
-    try:
-        table = pd.read_csv(path, dtype={"name": str})  # 000083 is a name
-    except FileNotFoundError as error:
-        raise ValueError(f"attributes: there is no file {path}") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"attributes: {path} is no CSV table ({error})") from error
-    if "name" not in table:
-        raise ValueError(f"attributes: {path} has no column 'name'")
-    names = table["name"].str.replace(r"\.[^.]*$", "", regex=True)
-    if names.duplicated().any():
-        raise ValueError(f"attributes: {path} names {names[names.duplicated()].iloc[0]!r} twice")
-    return table.drop(columns="name").set_index(names).replace(-1, 0)
 
 
 def require_attributes(table: pd.DataFrame, attributes: Sequence[str]) -> None:
@@ -116,6 +93,7 @@ class Bias(Study):
         groups = rows_of_set.groupby(["problem", "method", "image"], sort=False)["psnr"]
         psnr = groups.mean().unstack("image")
         require_known(given.attributes, list(psnr.columns))
+        unknown = int((~psnr.columns.isin(given.attributes.index)).sum())
         psnr = psnr.loc[:, psnr.columns.isin(given.attributes.index)]
         rows = []
         for attribute in self.attributes:
@@ -134,6 +112,7 @@ class Bias(Study):
                             "attribute": attribute,
                             "problem": problem,
                             "method": method,
+                            "unknown": unknown,
                             **own,
                             **{f"relative_{key}": value for key, value in versus.items()},
                         }
@@ -172,6 +151,11 @@ class Bias(Study):
         for attribute, group in small.groupby("attribute", sort=False):
             count = int(group[["with", "without"]].to_numpy().min())
             sentences.append(f"{attribute}: a group of only {count} images, too small to rely on.")
+        unknown = table["unknown"].max() if "unknown" in table else 0  # earlier ones lack it
+        if unknown:
+            sentences.append(
+                f"Left out: {unknown} images of {self.dataset} that the attribute table lacks."
+            )
         return sentences
 
     def figures(self, tables: Tables) -> dict[str, Figure]:

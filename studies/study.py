@@ -31,7 +31,7 @@ class Given:
         rows: all recoveries of this evaluation (columns of `results.rows`); may be empty.
         device: of the priors.
         folder: for pictures (PNG); nothing publishes them.
-        attributes: what images show, by name (see `studies.bias.read_attributes`), if known.
+        attributes: what images show, by name (see `datamodules.tables.read_attributes`), if known.
     """
 
     priors: Mapping[str, Prior]

@@ -1,5 +1,6 @@
 """The command line of train.py: LightningCLI with run directories, resuming, and every callback."""
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -41,11 +42,12 @@ from priors.load import load_network
 from priors.weights import fingerprint, require_same_architecture
 from training.help import page
 from training.metrics_file import MetricsFile
-from training.run import Run, changes, require_whole_rows, show_results
+from training.run import Run, changes, earlier_sets, require_whole_rows, show_results
 from training.wandb import wandb_logger
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
 METHODS = "recovery.methods"  # the key of them
+SETS = "sets.json"  # which prepared sets a run has used
 
 
 class Parser(Strict, LightningArgumentParser):
@@ -127,7 +129,17 @@ class Train(LightningCLI):
         path = self.run.directory / "config.yaml"
         if not path.exists():
             return
-        lines, refused = changes(self.earlier_config(path), yaml.safe_load(self.config_text()))
+        self.accept(self.earlier_config(path), yaml.safe_load(self.config_text()))
+
+    def check_against_earlier_sets(self) -> None:
+        """The same for prepared sets that others have replaced under their names."""
+        sets = earlier_sets(self.run.directory / SETS)
+        if sets is not None:
+            self.accept({"data": sets}, {"data": self.datamodule.identities})
+
+    def accept(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """Show what differs. Raises ValueError if the run may not change it."""
+        lines, refused = changes(before, after)
         if refused and not self.run.accept_changes:
             raise ValueError(
                 f"{self.run.directory} holds a run with another config:\n"
@@ -214,6 +226,7 @@ class Train(LightningCLI):
         """
         refuse_tasks_without_a_world(self.trainer)
         self.datamodule.setup("fit")  # data that cannot be used leave no trace of the run
+        self.check_against_earlier_sets()
         first = self.trainer.is_global_zero
         with alone_in(self.run.directory, "train.py") if first else nullcontext():
             require_whole_rows(self.run.directory)
@@ -237,6 +250,7 @@ class Train(LightningCLI):
     @rank_zero_only
     def write_config(self) -> None:
         write_whole(self.run.directory / "config.yaml", self.config_text())
+        write_whole(self.run.directory / SETS, json.dumps(self.datamodule.identities) + "\n")
         for logger in self.trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.config_text()))
 

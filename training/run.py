@@ -1,5 +1,6 @@
 """Where a run lives, what it was, and what it leaves to look at."""
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ CHANGEABLE = (
     "weights_only",
     "model.init_args.total_images",
     "data.init_args.root",
+    "data.init_args.overlap",
+    "data.init_args.damaged",
+    "data.held_out.",  # which sets these are, by `identities` of the data
     "data.init_args.num_workers",
     "data.init_args.validation_batch_size",
 )
@@ -89,6 +93,19 @@ def require_whole_rows(directory: Path) -> None:
         read_rows(directory)
     for path in directory.glob("configs*.jsonl"):
         ConfigTexts(path)
+
+
+def earlier_sets(path: Path) -> dict[str, Any] | None:
+    """Read which prepared sets a run has used; None where it has not told.
+
+    Raises ValueError, naming the file, if it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}. Move it away") from error
 
 
 def show_results(directory: Path) -> None:

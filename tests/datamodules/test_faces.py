@@ -1,6 +1,8 @@
 """Face data: what trains and what is held out, by name and distribution."""
 
 import itertools
+import json
+import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,6 +146,52 @@ def test_a_missing_set_is_named_with_the_command_that_makes_it(root: Path) -> No
             sharded(root, **options).setup()
     with pytest.raises(DataError, match=r"16px/train.*datamodules\.prepare"):
         sharded(root, image_size=16).setup()
+
+
+def test_held_out_images_that_are_trained_on_are_counted(
+    root: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    shutil.copytree(root, tmp_path / "prepared")
+    prepare_set(tmp_path, tmp_path / "prepared", "mixed", range(8, 14))  # 2 of 6 are in train
+    sharded(tmp_path / "prepared").setup()
+    assert not [w for w in recwarn if "images of" in str(w.message)]
+    for names, share in (({"in_distribution": ["mixed"]}, 0.3), ({}, 1.0)):
+        names = names or {"out_of_distribution": ["mixed"]}
+        data = sharded(tmp_path / "prepared", **names, overlap=share)
+        if share < 2 / 6:
+            with pytest.raises(DataError, match=r"2 of the 6 images of mixed .*data\.overlap"):
+                data.setup()
+        else:
+            with pytest.warns(UserWarning, match="2 of the 6 images of mixed are in train too"):
+                data.setup()
+    path = tmp_path / "prepared" / f"{SIZE}px" / "train" / "index.json"
+    index = json.loads(path.read_text())
+    for shard in index["shards"]:
+        del shard["pixels"]  # as an earlier version wrote it
+    path.write_text(json.dumps(index))
+    sharded(tmp_path / "prepared", in_distribution=["mixed"]).setup()
+    with pytest.raises(ValueError, match=r"data\.overlap must be from 0 to 1, got 1\.5"):
+        sharded(root, overlap=1.5)
+
+
+def test_a_damaged_training_shard_stops_training_or_is_left_out(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "prepared")
+    shard = tmp_path / "prepared" / f"{SIZE}px" / "train" / "shard-00001.tar"
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=r"shard-00001\.tar: .*not the file that index\.json"):
+        list(ready(sharded(tmp_path / "prepared")).train_dataloader())
+    with pytest.warns(UserWarning, match=r"left out 1 damaged shards \(shard-00001.*sees 6 images"):
+        data = ready(sharded(tmp_path / "prepared", damaged="skip"))
+    batches = list(data.train_dataloader())
+    assert sorted(i for batch in batches for i in batch["index"].tolist()) == list(range(6))
+    stored = data.first_images(99)
+    assert all(torch.equal(batch["image"], stored[batch["index"]]) for batch in batches)
+    held_out = tmp_path / "prepared" / f"{SIZE}px" / "celeba-val" / "shard-00000.tar"
+    held_out.write_bytes(held_out.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"celeba-val/shard-00000\.tar"):
+        sharded(tmp_path / "prepared", damaged="skip").setup()
 
 
 def test_a_set_of_another_size_is_refused(root: Path, tmp_path: Path) -> None:

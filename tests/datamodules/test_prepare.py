@@ -21,53 +21,15 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from datamodules import convert
 from datamodules import prepare as P
-from datamodules import sources
 from datamodules.shards import INDEX, DataError, ShardIndex, decode, load_images, read_shard
-
-SIZE = 8
-
-
-def picture(seed: int = 0, height: int = SIZE, width: int = SIZE) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def save(path: Path, image: np.ndarray | Image.Image, **options) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    image.save(path, **options)
-    return path
-
-
-def run(source: Path, out: Path, *options: object, size: int = SIZE, workers: int = 1) -> int:
-    return P.main(
-        [
-            str(source),
-            str(out),
-            "--image-size",
-            str(size),
-            "--workers",
-            str(workers),
-            *map(str, options),
-        ]
-    )
-
-
-def index_of(out: Path) -> dict:
-    return json.loads((out / INDEX).read_text())
-
-
-def stored(out: Path) -> dict[str, torch.Tensor]:
-    images, names = load_images(ShardIndex.load(out))
-    return dict(zip(names, images, strict=True))
+from datamodules.sources import Entry
+from tests.datamodules.preparing import SIZE, index_of, picture, reasons, run, save, stored
 
 
 def digests(out: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.glob("*.tar")}
-
-
-def reasons(out: Path) -> dict[str, str]:
-    return {r["name"]: r["reason"] for r in index_of(out)["rejected"]}
 
 
 def one(
@@ -189,7 +151,7 @@ def test_ambiguous_name(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_csv(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     table = tmp_path / "faces.csv"
     table.write_text(
-        "image,split,Hat\n000001.jpg,train,0\n000001.png,train,0\n000002.png,train,1\n"
+        "image,split,Hat\n999999.jpg,train,0\n000001.png,train,0\n000002.png,train,1\n"
         "000003.png,val,0\n"
     )
     use = ("--csv", table, "--name-column", "image", "--where")
@@ -292,7 +254,7 @@ def png_header(width: int, height: int) -> bytes:
 def test_rejected_with_a_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 5000)
+    monkeypatch.setattr(convert, "MAX_FILE_BYTES", 5000)
     src = tmp_path / "src"
     save(src / "good.png", picture(0, 20, 20))
     whole = save(src / "cut.jpg", picture(0, 20, 20)).read_bytes()
@@ -308,8 +270,8 @@ def test_rejected_with_a_reason(
     assert run(src, tmp_path / "out", "--crop", 0, 0, 16, 16) == 0
     found = reasons(tmp_path / "out")
     expected = {
-        "cut.jpg": "unreadable: image file is truncated",
-        "cut.png": "unreadable",
+        "cut.jpg": "unreadable: the file ends early",
+        "cut.png": "unreadable: the file ends early",
         "text.jpg": "unreadable: not an image",
         "empty.png": "unreadable: not an image",
         "bomb.png": "unreadable: Image size",
@@ -370,6 +332,45 @@ def test_keys_are_unique_and_without_dots(tmp_path: Path) -> None:
         "v1_2_final",
         "x" * 120,
     }
+
+
+def test_a_file_that_ends_early_is_rejected(tmp_path: Path) -> None:
+    image = Image.fromarray(picture(0, 40, 40))
+    for name, options in [("a.png", {}), ("a.jpg", {}), ("p.jpg", {"progressive": True})]:
+        data = save(tmp_path / name, image, **options).read_bytes()
+        for keep in (len(data) // 2, len(data) * 9 // 10, len(data) - 12):
+            # a download that is still under way may have its final size already
+            for rest in (b"", bytes(len(data) - keep)):
+                entry = Entry(name, len(data))
+                found = convert.convert(entry, lambda _, d=data[:keep] + rest: d, SIZE, None, False)
+                assert found == "unreadable: the file ends early"
+
+
+@pytest.mark.parametrize(("top", "depth"), [(255, 8), (4095, 12), (1.0, 0)])
+def test_white_level(tmp_path: Path, capsys: pytest.CaptureFixture, top: float, depth: int) -> None:
+    grey = picture(3)[..., 0]
+    deep = np.round(grey / 255 * top).astype(np.uint16) if depth else (grey / 255).astype("f4")
+    save(tmp_path / "src" / "a.tif", Image.fromarray(deep))
+    save(tmp_path / "src" / "eight.png", grey)
+    run(tmp_path / "src", tmp_path / "dark")
+    if depth:
+        assert "warning: 1 images are nearly black" in capsys.readouterr().out
+        assert index_of(tmp_path / "dark")["black"] == 1
+    else:
+        assert "tell it by --white-level" in reasons(tmp_path / "dark")["a.tif"]
+    assert run(tmp_path / "src", tmp_path / "out", "--white-level", top) == 0
+    for image in stored(tmp_path / "out").values():
+        assert (image.permute(1, 2, 0).numpy() == grey[..., None]).all()
+    assert index_of(tmp_path / "out")["white_level"] == top
+
+
+def test_images_of_one_colour_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for i in range(3):
+        save(tmp_path / "src" / f"{i}.png", Image.new("RGB", (SIZE, SIZE), "navy"))
+    save(tmp_path / "src" / "good.png", picture())
+    run(tmp_path / "src", tmp_path / "out")
+    assert index_of(tmp_path / "out")["constant"] == 3
+    assert "warning: 3 images are of one colour" in capsys.readouterr().out
 
 
 # ---- interrupting, repeating
@@ -464,14 +465,15 @@ def test_clear_errors(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         assert text.startswith("error: ") and text.count("\n") == 1
         return text
 
+    nothing = "no image, folder, zip, tar or Parquet file, or a damaged one"
     empty, words = tmp_path / "empty", tmp_path / "words"
     empty.mkdir()
     words.mkdir()
     (words / "a.txt").touch()
     assert "No such file or directory: '" in error(tmp_path / "nowhere")
-    assert "empty: no images (.bmp" in error(empty)
+    assert "empty: no images (.avif .bmp" in error(empty)
     assert "only {'.txt': 1}" in error(words)
-    assert "a.txt: no image, folder, zip or tar, or a damaged one" in error(words / "a.txt")
+    assert f"a.txt: {nothing}" in error(words / "a.txt")
     assert "inside SOURCE" in error(folder, out="faces/out")
     assert "words: not empty, and not made by prepare" in error(folder, out="words")
     assert "Not a directory: '" in error(folder, out="words/a.txt")
@@ -485,7 +487,7 @@ def test_clear_errors(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     )
     damaged = archive(folder, "tar.gz")
     damaged.write_bytes(damaged.read_bytes()[:-900])
-    assert "faces.tar.gz: no image, folder, zip or tar, or a damaged one" in error(damaged)
+    assert f"faces.tar.gz: {nothing}" in error(damaged)
     assert run(folder, tmp_path / "out") == 0  # none of the above left anything behind
 
 
@@ -554,37 +556,72 @@ def test_load_errors(prepared: Path, tmp_path: Path) -> None:
         ShardIndex.load(prepared)
 
 
-def test_damaged_shards_are_named(prepared: Path, tmp_path: Path) -> None:
+def rewrite(prepared: Path, shard: int, data: bytes) -> None:
+    """Replace a shard, and what index.json says of its bytes: as a faulty program would."""
+    index = json.loads((prepared / INDEX).read_text())
+    record = index["shards"][shard]
+    record |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (prepared / INDEX).write_text(json.dumps(index))
+    (prepared / record["file"]).write_bytes(data)
+
+
+def test_damaged_shards_are_named(prepared: Path) -> None:
     shard = ShardIndex.load(prepared).shards[0]
     data = shard.path.read_bytes()
-    for keep in (700, 1024, 0):  # inside an image, between two, nothing
-        shard.path.write_bytes(data[:keep])
-        with pytest.raises(DataError, match=r"shard-00000.tar: damaged after"):
+    flipped = bytearray(data)
+    flipped[600] ^= 1
+    for damaged in (data[:700], data[:1024], b"", bytes(flipped)):
+        shard.path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"shard-00000.tar: .*not the file that index.json"):
             list(read_shard(shard))
+    for keep in (700, 1024, 0):  # inside an image, between two, nothing
+        rewrite(prepared, 0, data[:keep])
+        with pytest.raises(DataError, match=r"shard-00000.tar: damaged after"):
+            list(read_shard(ShardIndex.load(prepared).shards[0]))
     changed = bytearray(data)
     changed[data.index(b"IDAT") + 20] ^= 255
-    shard.path.write_bytes(changed)
+    rewrite(prepared, 0, bytes(changed))
     with pytest.raises(DataError, match=r"shard-00000.tar: \d+: damaged PNG"):
         load_images(ShardIndex.load(prepared))
-    shutil.copy(prepared / "shard-00002.tar", shard.path)
+    rewrite(prepared, 0, (prepared / "shard-00002.tar").read_bytes())
     with pytest.raises(DataError, match=r"damaged after 2 images \(index.json says 4\)"):
-        list(read_shard(shard))
+        list(read_shard(ShardIndex.load(prepared).shards[0]))
 
 
-def test_an_image_of_another_size_is_named(prepared: Path, tmp_path: Path) -> None:
-    index = ShardIndex.load(prepared)
-    shard = index.shards[2]
+def test_a_shard_too_many_is_named(prepared: Path) -> None:
+    shutil.copy(prepared / "shard-00002.tar", prepared / "shard-00003.tar")
+    with pytest.raises(DataError, match=r"shard-00003.tar: a shard that index.json does not know"):
+        ShardIndex.load(prepared)
+
+
+def test_damaged_shards_can_be_left_out(prepared: Path) -> None:
+    whole = ShardIndex.load(prepared)
+    data = bytearray((prepared / "shard-00000.tar").read_bytes())
+    data[600] ^= 1
+    (prepared / "shard-00000.tar").write_bytes(data)
+    (prepared / "shard-00001.tar").unlink()
+    index = ShardIndex.load(prepared, skip=True)
+    assert index.skipped == ("shard-00000.tar", "shard-00001.tar")
+    assert [(s.path.name, s.first) for s in index.shards] == [("shard-00002.tar", 0)]
+    assert index.identity == whole.identity
+    (prepared / "shard-00002.tar").unlink()
+    with pytest.raises(DataError, match=r"no shard is what index\.json says"):
+        ShardIndex.load(prepared, skip=True)
+
+
+def test_an_image_of_another_size_is_named(prepared: Path) -> None:
     for side in (1, 16):
-        buffer = io.BytesIO()
+        buffer, shard = io.BytesIO(), io.BytesIO()
         Image.new("RGB", (side, side)).save(buffer, "PNG")
-        with tarfile.open(shard.path, "w") as tar:
+        with tarfile.open(fileobj=shard, mode="w") as tar:
             for name in ("000008.png", "000009.png"):
                 member = tarfile.TarInfo(name)
                 member.size = len(buffer.getvalue())
                 tar.addfile(member, io.BytesIO(buffer.getvalue()))
+        rewrite(prepared, 2, shard.getvalue())
         message = rf"shard-00002.tar: 000008: an image of {side} x {side} pixels, .* 8 x 8"
         with pytest.raises(DataError, match=message):
-            load_images(index)
+            load_images(ShardIndex.load(prepared))
 
 
 @pytest.mark.parametrize(
@@ -609,9 +646,12 @@ def test_a_shard_that_cannot_be_read_is_not_called_damaged(
         raise PermissionError(13, "Permission denied")
 
     shard = ShardIndex.load(prepared).shards[0]
-    monkeypatch.setattr(tarfile, "open", refused)
+    monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(DataError, match=r"shard-00000\.tar cannot be read: .*Permission denied"):
         list(read_shard(shard))
+    monkeypatch.setattr(hashlib, "file_digest", refused)
+    with pytest.raises(DataError, match=r"shard-00000\.tar cannot be read: .*Permission denied"):
+        ShardIndex.load(prepared, skip=True)  # it may be whole: it is not left out
 
 
 class EveryShard(IterableDataset):

@@ -1,7 +1,10 @@
 """The training stream: each image once, in an order that nothing else decides."""
 
 import math
+import multiprocessing
+import time
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -256,3 +259,37 @@ def test_fewer_images_than_a_global_batch_are_refused() -> None:
     with pytest.raises(ValueError, match=r"39 training images.*global batch of 40.*4 x .* 10"):
         stream(world_size=4, batch_size=10)
     assert stream(world_size=3, batch_size=13).steps_per_epoch == 1
+
+
+# --- the workers
+
+
+def read_a_batch(pids: Any) -> None:
+    """In a process of its own: start workers that are never done, and tell who they are."""
+    loader = StreamLoader(stream(batch_size=1), lambda: 0, num_workers=2, pin_memory=False)
+    batches = iter(loader)
+    next(batches)
+    pids.send([child.pid for child in multiprocessing.active_children()])
+    time.sleep(600)
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc who is alive")
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+def test_workers_end_when_their_parent_is_killed() -> None:
+    here, there = multiprocessing.Pipe()
+    parent = multiprocessing.get_context("fork").Process(target=read_a_batch, args=(there,))
+    parent.start()
+    workers = here.recv()
+    assert len(workers) == 2 and all(map(alive, workers))
+    parent.kill()
+    parent.join()
+    for _ in range(600):
+        if not any(map(alive, workers)):
+            return
+        time.sleep(0.1)
+    pytest.fail("workers outlive their parent by a minute")

@@ -1,13 +1,18 @@
 """evaluate.py: what is recovered once, and what a rerun computes."""
 
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from core.lock import alone_in
-from evaluation.config import read_evaluation
-from evaluation.run import make_bench
+from datamodules.image_set import ImageSet
+from datamodules.prepare import main as prepare
+from evaluation.config import Evaluation, read_evaluation
+from evaluation.plan import Trials
+from evaluation.run import chosen_images, make_bench
 from priors import load_prior
 from results.rows import COLUMNS, KEY, read_rows
 from tests.evaluation.conftest import Run
@@ -56,6 +61,39 @@ def test_a_larger_plan_computes_what_is_new_alone(run: Run) -> None:
     # and a smaller one shows only its own rows
     run("--trials.methods=[lasso]", "--trials.images=1", "--trials.seeds=[0]")
     assert "adjoint" not in (small / "report.md").read_text()
+
+
+def test_rows_of_another_set_of_the_same_name_are_not_taken_for_done(
+    run: Run, workshop: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(workshop / "data", tmp_path / "data"))
+    options = [f"--data={data}", "--trials.problems=[denoise]", "--trials.methods=[adjoint]"]
+    options += ["--trials.seeds=[0]", "--trials.sets=[faces]"]
+    first = read_rows(run(*options))
+    shutil.rmtree(data / "8px" / "faces")
+    source = Path(shutil.copytree(workshop / "faces", tmp_path / "faces"))
+    shutil.copy(workshop / "others" / "others-0.png", source / "faces-0.png")
+    prepare([str(source), str(data / "8px" / "faces"), "--image-size", "8"])
+    folder = run(*options)
+    rows = read_rows(folder)
+    assert len(first) == len(rows) == 3 and len(read_rows(folder, every=True)) == 6
+    assert set(rows["config"]).isdisjoint(first["config"])
+
+
+def test_balance_counts_images_that_the_attribute_table_lacks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trials = Trials(sets=["faces", "others"], images=3, balance=["Hat"])
+    names = [f"faces-{i}" for i in range(5)]
+    sets = {name: ImageSet(name, "in", torch.zeros(5, 3, 8, 8), names) for name in ("faces",)}
+    sets["others"] = ImageSet("others", "out", torch.zeros(1, 3, 8, 8), ["others-0"])
+    table = pd.DataFrame({"Hat": [1, 0, 0]}, index=names[::2])
+    assert chosen_images(Evaluation("name", trials=trials), sets, table) == {
+        "faces": [0, 2, 4],
+        "others": [0],
+    }
+    said = "faces: the attribute table lacks 2 of its 5 images, such as faces-1: left out\n"
+    assert capsys.readouterr().err == said
 
 
 def test_two_at_once_in_one_folder_are_refused(

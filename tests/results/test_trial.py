@@ -2,20 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
 from core.seeds import generator, seed_from
 from datamodules.image_set import ImageSet
+from recovery.lasso import Lasso
 from recovery.latent_search import LatentSearch
 from recovery.methods import Method, Progress, Recovery, Status
 from recovery.metrics import ssim
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
-from results.rows import Row
-from results.trial import Trial, run_trials
+from results.identity import ConfigTexts
+from results.rows import COLUMNS, Row
+from results.trial import Job, Problem, Trial, run_trials
 from tests.results.conftest import SHAPE, FlatPrior
 
 CPU = torch.device("cpu")
@@ -128,3 +131,28 @@ def test_latent_norms_are_those_of_the_latents() -> None:
 
 def test_a_set_without_images_has_no_trials() -> None:
     assert trials(Denoising(SHAPE, 0.1), Adjoint(), image_set(0)) == []
+
+
+def test_a_row_is_of_one_set_unless_it_was_written_before_sets_had_an_identity() -> None:
+    images = image_set()
+    operator = Denoising(SHAPE, 0.1)
+    row = Row("run-1", "flat", 100, 1, problem="p", method="m", seed=3)
+
+    def job(identity: str) -> Job:
+        held_out = replace(images, identity=identity)
+        problem = Problem(lambda _: operator)
+        return Job.of(problem, operator, Lasso(), None, held_out, row, ConfigTexts(None))
+
+    one, other, drawn = job("one"), job("other"), job("")
+    assert len({one.template.config, other.template.config, drawn.template.config}) == 3
+    assert drawn.template.config == one.config_before == other.config_before
+    none = pd.DataFrame(columns=COLUMNS)
+    done = [
+        replace(drawn.template, dataset=images.name, image=name, variant=one.method.variant)
+        for name in images.image_names[:2]
+    ]
+    before = pd.DataFrame([asdict(row) for row in done])
+    assert one.as_begun(none) is one
+    assert one.as_begun(before.assign(dataset="another")) is one
+    assert one.as_begun(before).missing(before) == [2, 3, 4]
+    assert other.missing(before.assign(config=one.template.config)) == [0, 1, 2, 3, 4]

@@ -1,5 +1,7 @@
 """Resuming: a run that was stopped ends as one that never was."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,11 @@ from PIL import Image
 
 from callbacks.checkpoints import Checkpoints
 from datamodules import prepare
+from datamodules.image_set import Distribution
 from datamodules.procedural import faces
 from priors import load_prior
 from results.rows import read_rows
-from tests.helpers import Killed, assert_same_checkpoint, kill_at, losses, newest, run
+from tests.helpers import Killed, assert_same_checkpoint, kill_at, losses, newest, refused, run
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -78,32 +81,43 @@ def test_more_images_continue_a_finished_run(tiny: list[str]) -> None:
     assert list(losses(directory)) == [*range(8, 264, 8)]
 
 
-@pytest.mark.slow
-def test_resumes_from_shards_read_by_workers(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name, distribution, count in (("a", "in", 70), ("b", "in", 5), ("c", "out", 5)):
-        folder = tmp_path / name
-        folder.mkdir()
-        for index, face in enumerate(faces(range(count), distribution=distribution)):
-            Image.fromarray(face.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
-        out = str(tmp_path / "data/8px" / name)
-        assert prepare.main([str(folder), out, "--image-size=8", "--shard-size=16"]) == 0
-    options = [
+def prepare_faces(folder: Path, name: str, indices: range, kind: Distribution = "in") -> None:
+    """Prepare drawn faces as the set `name`, in place of the one that is there."""
+    source, out = folder / name, folder / "data/8px" / name
+    for old in (source, out):
+        shutil.rmtree(old, ignore_errors=True)
+    source.mkdir()
+    for index, face in enumerate(faces(indices, distribution=kind)):
+        Image.fromarray(face.permute(1, 2, 0).numpy()).save(source / f"{index}.png")
+    assert prepare.main([str(source), str(out), "--image-size=8", "--shard-size=16"]) == 0
+
+
+def from_shards(tiny: list[str], folder: Path) -> list[str]:
+    """Arguments that train on the prepared sets a, b (in) and c (out), without recovery."""
+    return [
+        *(argument for argument in tiny if not argument.startswith("--data.")),
         "--data=datamodules.faces.ShardedFaces",
         "--data.image_size=8",
         "--data.batch_size=8",
-        f"--data.root={tmp_path / 'data'}",
+        f"--data.root={folder / 'data'}",
         "--data.train=a",
         "--data.in_distribution=[b]",
         "--data.out_of_distribution=[c]",
         "--data.window=2",
-        "--data.num_workers=2",
-        "--checkpoints.every_minutes=0",
         "--recovery.during.problems=[]",
         "--recovery.at_end.problems=[]",
     ]
-    arguments = [argument for argument in tiny if not argument.startswith("--data.")]
+
+
+@pytest.mark.slow
+def test_resumes_from_shards_read_by_workers(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prepare_faces(tmp_path, "a", range(70))
+    prepare_faces(tmp_path, "b", range(100, 105))
+    prepare_faces(tmp_path, "c", range(5), "out")
+    arguments = from_shards(tiny, tmp_path)
+    options = ["--data.num_workers=2", "--checkpoints.every_minutes=0"]
     whole = run(arguments, *options, "--run.name=whole")
     with monkeypatch.context() as patch:
         kill_at(patch, 104)
@@ -112,3 +126,28 @@ def test_resumes_from_shards_read_by_workers(
     resumed = run(arguments, *options, "--run.name=resumed")
     assert_same_checkpoint(whole, resumed)
     assert losses(whole) == losses(resumed)
+
+
+def test_a_set_replaced_under_its_name_is_told_or_refused(
+    tiny: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    prepare_faces(tmp_path, "a", range(32))
+    prepare_faces(tmp_path, "b", range(100, 105))
+    prepare_faces(tmp_path, "c", range(5), "out")
+    arguments = [*from_shards(tiny, tmp_path), "--model.total_images=32", "--data.num_workers=0"]
+    directory = run(arguments)
+    before = json.loads((directory / "sets.json").read_text())
+    assert {use: list(sets) for use, sets in before.items()} == {
+        "train": ["a"],
+        "held_out": ["b", "c"],
+    }
+    prepare_faces(tmp_path, "a", range(1, 33))
+    said = refused(capsys, arguments)
+    assert f"data.train.a: {before['train']['a']} -> " in said
+    assert "data.train.a changes what the run is" in said and "data.held_out" not in said
+    prepare_faces(tmp_path, "a", range(32))  # the same images again
+    prepare_faces(tmp_path, "c", range(5, 10), "out")
+    capsys.readouterr()
+    run(arguments)
+    said = capsys.readouterr().out
+    assert f"data.held_out.c: {before['held_out']['c']} -> " in said and "data.train" not in said
