@@ -86,9 +86,20 @@ class LatentSearch(PriorBased):
         return self.search(y, start, operator, progress)
 
     def search(
-        self, y: Tensor, start: Tensor, operator: Operator, progress: Progress | None
+        self,
+        y: Tensor,
+        start: Tensor,
+        operator: Operator,
+        progress: Progress | None,
+        gamma: float | None = None,
+        centre: Tensor | None = None,
     ) -> Recovery:
-        """Search from the latents `start` (B, n)."""
+        """Search from the latents `start` (B, n) with a penalty of gamma ||z - centre||^2.
+
+        gamma is the method's own if None, the centre 0.
+        """
+        gamma = self.gamma if gamma is None else gamma
+        centre = torch.zeros_like(start) if centre is None else centre
         if start.any():
             start = self._finite(start)
 
@@ -96,7 +107,7 @@ class LatentSearch(PriorBased):
             with torch.enable_grad():
                 z = latents.detach().requires_grad_()
                 fit = residual_energy(y[indices], operator.A(self.prior.decode(z)))
-                values = fit + self.gamma * z.square().sum(dim=1)
+                values = fit + gamma * (z - centre[indices]).square().sum(dim=1)
                 (gradients,) = torch.autograd.grad(values.sum(), z)
             return values.detach(), gradients
 
@@ -107,7 +118,7 @@ class LatentSearch(PriorBased):
             max_evaluations=self.evaluations,
             history=self.history,
             gradient_tolerance=self.gradient_tolerance,
-            target=noise if self.stop_at_noise and self.gamma == 0 and noise > 0 else None,
+            target=noise if self.stop_at_noise and gamma == 0 and noise > 0 else None,
             progress=progress,
         )
         with torch.no_grad():

@@ -25,6 +25,7 @@ class Recovery:
         steps, evaluations: (B,) int64, of the minimiser and of the objective.
         status: per image.
         alternatives: other iterates of the same search, by their rows' variant.
+        samples: (B, S, C, H, W) of the posterior, where `image` is their mean; else None.
     """
 
     image: Tensor
@@ -35,11 +36,13 @@ class Recovery:
     evaluations: Tensor
     status: tuple[Status, ...]
     alternatives: Mapping[str, "Recovery"] = field(default_factory=dict)
+    samples: Tensor | None = None
 
 
 def concatenate(parts: Sequence[Recovery]) -> Recovery:
     """Join the recoveries of consecutive parts of a batch."""
     latents = [part.latent for part in parts if part.latent is not None]
+    samples = [part.samples for part in parts if part.samples is not None]
     return Recovery(
         image=torch.cat([part.image for part in parts]),
         latent=torch.cat(latents) if latents else None,
@@ -52,6 +55,7 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
             name: concatenate([part.alternatives[name] for part in parts])
             for name in parts[0].alternatives
         },
+        samples=torch.cat(samples) if samples else None,
     )
 
 
