@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from cli.wandb import split_project
+from core.files import whole_file
 from report.curves import training_curves
 from report.terminal import show, summary_table
 from results.identity import ConfigTexts
@@ -25,11 +26,12 @@ CHANGEABLE = (
     "ckpt_path",
     "weights_only",
     "model.init_args.total_images",
+    "data.init_args.batch_size",  # and devices, and accumulate_grad_batches: see require_same_batch
     "data.init_args.root",
     "data.init_args.num_workers",
     "data.init_args.validation_batch_size",
 )
-PINNED = ("trainer.accumulate_grad_batches", "run.begin_from")  # exceptions: it may not change them
+PINNED = ("run.begin_from",)  # exceptions: it may not change them
 
 
 @dataclass
@@ -83,6 +85,22 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def require_same_batch(now: list[int], saved: Mapping[str, Any], alike: list[int]) -> None:
+    """Raise ValueError if steps have another number of images than a run's checkpoint was made of.
+
+    `now` and its own come from `images_per_step`; a checkpoint of version 0.1 has none, and is
+    taken to have `alike`.
+    """
+    before = saved.get("images_per_step", alike)
+    if now != before:
+        a, b = (", ".join(map(str, counts)) for counts in (before, now))
+        raise ValueError(
+            f"a step of this run takes {a} images of all devices together, and would take {b}: "
+            "devices x data.batch_size x trainer.accumulate_grad_batches must stay the same. "
+            "Change one to make up for another, or pass --run.accept_changes true"
+        )
+
+
 def require_whole_rows(directory: Path) -> None:
     """Raise ValueError, naming the file, for rows that a recovery would meet hours later."""
     with suppress(FileNotFoundError):
@@ -98,7 +116,8 @@ def show_results(directory: Path) -> None:
         rows = read_rows(directory)
         if len(rows):
             show(summary_table(rows))
-            training_curves(directory).savefig(directory / "curves.png", dpi=110)
+            with whole_file(directory / "curves.png") as file:
+                training_curves(directory).savefig(file, format="png", dpi=110)
     except FileNotFoundError:
         console.print("No image has been recovered yet.")
     for name, what in (
