@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.files import drop_cut_line
+from core.files import drop_cut_line, naming
 
 # Classes that have moved keep their first name here, so that their rows stay done.
 FIRST_NAMED = {
@@ -43,7 +43,7 @@ class ConfigTexts:
         short = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
         if self.path is not None and short not in self.known:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
+            with naming(self.path), self.path.open("a") as file:
                 file.write(json.dumps({"hash": short, "config": config}, default=str) + "\n")
             self.known.add(short)
         return short

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from core.files import drop_cut_line, whole_lines, write_whole
+from core.files import drop_cut_line, naming, whole_lines, write_whole
 
 RECOVERY = ["run", "prior", "images_seen", "dataset"]
 RECOVERY += ["problem", "gamma", "method", "variant", "seed"]
@@ -92,7 +92,7 @@ class RowFile:
     def _append(self, lines: Iterable[Iterable[Any]]) -> None:
         size = self.path.stat().st_size
         try:
-            with self.path.open("a", newline="") as file:
+            with naming(self.path), self.path.open("a", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows(lines)
                 file.flush()
                 os.fsync(file.fileno())
