@@ -58,6 +58,4 @@ def whole_lines(path: Path) -> bytes:
 
 def drop_cut_line(path: Path) -> None:
     """Truncate the file after its last newline, so that the next line starts on its own."""
-    length = len(whole_lines(path))
-    if length < path.stat().st_size:  # or the file would pass for the one written last
-        os.truncate(path, length)
+    os.truncate(path, len(whole_lines(path)))

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules import procedural
 from datamodules.held_out import DRAWN_FACES, drawn_faces, prepared_set
-from datamodules.image_set import Distribution, ImageSet
+from datamodules.image_set import Channels, Distribution, ImageSet, in_channels
 from datamodules.shards import DataError, ShardIndex, decode, load_images, read_shard
 from datamodules.stream import ImageShards, StreamLoader, TrainingStream
 
@@ -29,6 +29,7 @@ class FaceDataModule(pl.LightningDataModule):
         window: shards shuffled together (see `datamodules.stream`).
         num_workers: loader processes per rank.
         validation_batch_size: held-out images evaluated at once.
+        channels: 3 for RGB, 1 for grey.
     """
 
     train_images: ImageShards
@@ -43,6 +44,7 @@ class FaceDataModule(pl.LightningDataModule):
         window: int,
         num_workers: int,
         validation_batch_size: int,
+        channels: Channels,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -59,6 +61,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.window = window
         self.num_workers = num_workers
         self.validation_batch_size = validation_batch_size
+        self.channels = channels
 
     def load(self) -> None:
         """Set `train_images` and `held_out`. Raises an error that says what is wrong with them."""
@@ -154,9 +157,10 @@ class ShardedFaces(FaceDataModule):
         window: int = 8,
         num_workers: int = 2,
         validation_batch_size: int = 32,
+        channels: Channels = 3,
     ) -> None:
         super().__init__(
-            image_size, batch_size, seed, flip, window, num_workers, validation_batch_size
+            image_size, batch_size, seed, flip, window, num_workers, validation_batch_size, channels
         )
         names = [train, *in_distribution, *out_of_distribution]
         repeated = [name for name in names if names.count(name) > 1]
@@ -175,11 +179,11 @@ class ShardedFaces(FaceDataModule):
         return prepared_set("data.root", self.root, name, self.image_size)
 
     def load(self) -> None:
-        self.train_images = PreparedShards(self.index(self.train))
+        self.train_images = PreparedShards(self.index(self.train), self.channels)
         sides: dict[str, Distribution] = dict.fromkeys(self.in_distribution, "in")
         sides |= dict.fromkeys(self.out_of_distribution, "out")
         self.held_out = {
-            name: ImageSet(name, side, *load_images(self.index(name)))
+            name: ImageSet(name, side, *load_images(self.index(name))).in_channels(self.channels)
             for name, side in sides.items()
         }
 
@@ -204,6 +208,7 @@ class ProceduralFaces(FaceDataModule):
         seed: int = 0,
         flip: bool = False,
         validation_batch_size: int = 32,
+        channels: Channels = 3,
     ) -> None:
         super().__init__(
             image_size,
@@ -213,6 +218,7 @@ class ProceduralFaces(FaceDataModule):
             window=1,
             num_workers=0,
             validation_batch_size=validation_batch_size,
+            channels=channels,
         )
         self.training_images = training_images
         self.held_out_images = held_out_images
@@ -224,9 +230,12 @@ class ProceduralFaces(FaceDataModule):
             seed=self.seed,
             image_size=self.image_size,
         )
-        self.train_images = ImagesInMemory(faces)
+        self.train_images = ImagesInMemory(in_channels(faces, self.channels))
         self.held_out = {
-            name: drawn_faces(name, self.image_size, self.held_out_images) for name in DRAWN_FACES
+            name: drawn_faces(name, self.image_size, self.held_out_images).in_channels(
+                self.channels
+            )
+            for name in DRAWN_FACES
         }
 
 
@@ -239,8 +248,9 @@ class NamedPNG(NamedTuple):
 class PreparedShards:
     """`ImageShards` over prepared tar files: PNG bytes, decoded when used."""
 
-    def __init__(self, index: ShardIndex) -> None:
+    def __init__(self, index: ShardIndex, channels: Channels = 3) -> None:
         self.index = index
+        self.channels = channels
         self.shard_sizes = [shard.samples for shard in index.shards]
 
     def read(self, shard: int, wanted: Collection[int]) -> Iterable[tuple[int, NamedPNG]]:
@@ -251,7 +261,7 @@ class PreparedShards:
 
     def decode(self, encoded: NamedPNG) -> Tensor:
         try:
-            return decode(encoded.png, self.index.image_size)
+            return in_channels(decode(encoded.png, self.index.image_size), self.channels)
         except DataError as error:
             raise DataError(f"{encoded.shard}, image {encoded.name}: {error}") from error
 

@@ -26,7 +26,7 @@ from callbacks.progress import ImageProgress
 from callbacks.quality import SampleQuality
 from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
-from cli.configs import Mistake, as_read, read_command, read_config, written
+from cli.configs import Mistake, as_read, merge, read_command, read_config, written
 from cli.help import show_help
 from cli.parse import Strict, parse, said_by_us, with_home
 from cli.types import register_types
@@ -34,6 +34,7 @@ from core.errors import in_a_line, out_of_memory
 from core.files import write_whole
 from core.lock import alone_in
 from core.precision import require_full_precision
+from core.secrets import without_secrets
 from core.stopping import Stopped, Unfinished
 from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule
@@ -45,6 +46,7 @@ from training.metrics_file import MetricsFile
 from training.run import (
     Run,
     changes,
+    classes_in,
     flatten,
     require_same_batch,
     require_whole_rows,
@@ -138,7 +140,7 @@ class Train(LightningCLI):
             return
         earlier = self.earlier_config(path)
         self.earlier = flatten(earlier)
-        lines, refused = changes(earlier, yaml.safe_load(self.config_text()))
+        lines, refused = changes(earlier, self.config_shown())
         if refused and not self.run.accept_changes:
             raise ValueError(
                 f"{self.run.directory} holds a run with another config:\n"
@@ -152,8 +154,10 @@ class Train(LightningCLI):
     def earlier_config(self, path: Path) -> dict[str, Any]:
         """A run's config.yaml as today's parser reads it: options that it lacks at their defaults.
 
-        As it stands, where it names a class that is gone: what differs is then shown, and refused
-        or not. Raises ValueError, naming the file, where it holds no config.
+        Where it names a class that is gone, or one of a package that this command does not use,
+        which the parser would import: as it stands, and as today's where it lacks an option. What
+        differs is shown, and refused or not. Raises ValueError, naming the file, where it holds no
+        config.
         """
         parser = self._parser("fit")
         try:
@@ -162,12 +166,15 @@ class Train(LightningCLI):
             raise ValueError(f"{path} is damaged: {error}") from error
         if not isinstance(earlier, dict):
             raise ValueError(f"{path} is damaged: it holds no config")
-        earlier = with_home(as_read(earlier, METHODS))
+        earlier = without_secrets(with_home(as_read(earlier, METHODS)))
+        as_it_stands = merge(self.config_shown(), earlier)
+        if not {path.partition(".")[0] for path in classes_in(earlier)} <= sys.modules.keys():
+            return dict(as_it_stands)
         try:
             read = parser.parse_string(written(earlier), _skip_validation=True)
             return dict(yaml.safe_load(parser.dump(read, skip_unset=False, skip_validation=True)))
         except (ArgumentError, TypeError, ValueError):
-            return dict(earlier)
+            return dict(as_it_stands)
 
     def begin(self) -> None:
         """Give a new run the weights of run.begin_from; one with a checkpoint has had them."""
@@ -186,19 +193,21 @@ class Train(LightningCLI):
             self.model.begun_from = f"{said}, begun from {before}" if before else said
             say(f"Beginning from the weights of {self.model.begun_from}")
 
-    def config_text(self) -> str:
-        return str(self._parser("fit").dump(self.config.fit, skip_unset=False))
+    def config_shown(self) -> dict[str, Any]:
+        """The command's whole config, as it is compared, written and sent."""
+        text = self._parser("fit").dump(self.config.fit, skip_unset=False)
+        return dict(without_secrets(yaml.safe_load(text)))
 
     def before_fit(self) -> None:
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RecoveryDuringTraining):
                 callback.check(self.model.image_shape, self.model.prior())
-        size, data_size = self.model.image_shape[-1], self.datamodule.image_size
-        if size != data_size:
-            raise ValueError(
-                f"the model's image_size is {size} and data.image_size is {data_size}: set both "
-                "to the same"
-            )
+        channels, _, size = self.model.image_shape
+        for key, ours in (("image_size", size), ("channels", channels)):
+            if ours != (data := getattr(self.datamodule, key)):
+                raise ValueError(
+                    f"the model's {key} is {ours} and data.{key} is {data}: set both to the same"
+                )
         automatic = self.model.automatic_optimization
         if not automatic and self.trainer.accumulate_grad_batches != 1:
             raise ValueError(
@@ -260,9 +269,12 @@ class Train(LightningCLI):
 
     @rank_zero_only
     def write_config(self) -> None:
-        write_whole(self.run.directory / "config.yaml", self.config_text())
+        config = self.config_shown()
+        write_whole(
+            self.run.directory / "config.yaml", yaml.safe_dump(config, sort_keys=False, width=100)
+        )
         for logger in self.trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(self.config_text()))
+            logger.log_hyperparams(config)
 
     def after_fit(self) -> None:
         if self.trainer.is_global_zero:

@@ -1,6 +1,6 @@
 """Where a run lives, what it was, and what it leaves to look at."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,15 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[s
     lines = [f"  {key}: {old.get(key)} -> {new.get(key)}" for key in changed]
     refused = [key for key in changed if not key.startswith(CHANGEABLE) or key in PINNED]
     return lines, refused
+
+
+def classes_in(tree: Any) -> Iterator[str]:
+    """The class paths in a config."""
+    for value in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(value, dict | list):
+            yield from classes_in(value)
+    if isinstance(tree, dict) and "class_path" in tree:
+        yield str(tree["class_path"])
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

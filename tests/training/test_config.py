@@ -168,7 +168,7 @@ def test_the_deep_overlay_changes_depth_and_schedule_alone(
 
     def check(cli: Train) -> None:
         assert {len(level) for level in cli.model.network.levels} == {(8, 12)[len(texts)]}
-        texts.append(flatten(yaml.safe_load(cli.config_text())))
+        texts.append(flatten(cli.config_shown()))
 
     configured(monkeypatch, plain, check)
     configured(monkeypatch, [*plain, "--config=configs/glow_celeba32_deep.yaml"], check)
