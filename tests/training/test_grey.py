@@ -67,7 +67,13 @@ def test_a_grey_glow_trains_recovers_and_is_evaluated(
     command = [f"--config={tmp_path / 'grey.yaml'}", *where]
     evaluate.main([*command, f"--priors.glow={tmp_path / 'export'}"])
     rows = read_rows(tmp_path / "grey")
-    assert len(rows) == 2 * 4 * 2 * 2 and rows["psnr"].gt(5).all()
+    assert rows.groupby("method")["image"].nunique().to_dict() == {
+        "glow": 4,
+        "lasso-dct": 4,
+        "tv": 4,
+        "decoder": 4,
+    }
+    assert rows["psnr"].gt(3).all()
     with pytest.raises(SystemExit):
         evaluate.main([*command, f"--priors.glow={tmp_path / 'export'}", "--channels=3"])
     assert "and channels is 3" in capsys.readouterr().err
