@@ -137,8 +137,12 @@ def _first_used(folder: Path) -> dict[str, int]:
     """
     places: dict[str, int] = {}
     for file in sorted(folder.glob("configs*.jsonl"), key=_by_number):
-        for place, line in enumerate(whole_lines(file).splitlines()):
-            places.setdefault(str(json.loads(line)["hash"]), place)
+        try:
+            used = [str(json.loads(line)["hash"]) for line in whole_lines(file).splitlines()]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} is damaged: {error!r}. Move it away") from error
+        for place, config in enumerate(used):
+            places.setdefault(config, place)
     return places
 
 
