@@ -6,7 +6,11 @@ import torch
 def in_a_line(error: BaseException) -> str:
     """What an error says, on one line; after its class, where the text alone may say little."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {text}"
+    return (
+        text
+        if isinstance(error, OSError | TypeError | ValueError)
+        else f"{type(error).__name__}: {text}"
+    )
 
 
 def out_of_memory(error: BaseException) -> bool:
