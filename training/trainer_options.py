@@ -16,7 +16,7 @@ from cli.configs import Mistake
 LENGTH = "Set model.total_images instead"
 DATA = "Set data.training_images, or prepare fewer images (datamodules.prepare --limit)"
 HELD_OUT = "Set data.held_out_images, or prepare a smaller set (datamodules.prepare --limit)"
-CLIP = "Set model.clip_norm or model.clip_value instead"
+CLIP = "Set model.clip_norm instead (a flow also has model.clip_value)"
 
 # option -> the values that are obeyed, and what to do instead of giving any other
 LIMITED: dict[str, tuple[tuple[Any, ...], str]] = {
