@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         from training.cli import Train  # here: --help need not wait for Lightning
 
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # their reports
         Train(arguments)
     except Stopped as stopped:
         sys.exit(stopped.status)

@@ -80,9 +80,11 @@ class Checkpoints(Checkpoint):
         return bool(wish), signal and (received() or signal)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:  # of a few batches, before training
+            return
         monitor = self.monitor or f"bits_per_dim/{data_of(trainer).validation_names[0]}"
         value = trainer.callback_metrics.get(monitor)
-        if value is not None and value < self.best:
+        if value is not None and value.isfinite() and value < self.best:
             self.best = float(value)
             self._is_best = True
             if not trainer.is_last_batch:

@@ -97,7 +97,8 @@ class SampleQuality(Callback):
         self.inception.to(device)
         with torch.autocast(device.type, enabled=False):
             parts = images.split(self.batch_size)
-            return torch.cat([self.inception(part.to(device)) for part in parts])
+            rgb = (part.to(device).expand(-1, 3, -1, -1) for part in parts)  # grey ones, too
+            return torch.cat([self.inception(part) for part in rgb])
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from tqdm import tqdm
 
 from callbacks.clocked import Clocked, clocked, data_of
 from callbacks.pictures import RecoveryPictures
+from core.errors import in_a_line, out_of_memory
 from core.progress import image_bar
-from core.stopping import stop_if_asked
+from core.stopping import Stopped, stop_if_asked
 from datamodules.image_set import ImageSet
 from priors.prior import Prior
 from recovery.methods import PriorFree
@@ -117,9 +119,10 @@ class RecoveryDuringTraining(Checkpoint):
         """
         for plan in (self.during, self.at_end):
             for problem in plan.problems:
-                try:
+                with naming(problem):
                     operator = self.problems[problem].operator(image_shape)
                     describe(operator)  # as its rows will
+                    operator.try_out()
                     for name in self._planned(plan):
                         made = self.methods[name].make
                         if not isinstance(made, PriorFree):
@@ -128,8 +131,6 @@ class RecoveryDuringTraining(Checkpoint):
                             made = made(prior, self.problems[problem].gamma)
                         made.check(operator)
                         describe(made)
-                except (TypeError, ValueError) as error:  # TypeError: a prior of the wrong kind
-                    raise ValueError(f"recovery.problems.{problem}: {error}") from error
 
     def _planned(self, plan: Plan) -> list[str]:
         return list(self.methods) if plan.methods is None else plan.methods
@@ -187,10 +188,11 @@ class RecoveryDuringTraining(Checkpoint):
         sets = {name: self.share(trainer, plan, name) for name in methods}
         total = len(plan.problems) * sum(len(one) for shares in sets.values() for one in shares)
         pictures = RecoveryPictures(folder, module.images_seen, self.pictures)
+        silent = rank > 0 or trainer.progress_bar_callback is None
         configs: set[str] = set()
         with (
             torch.autocast(module.device.type, enabled=False),
-            image_bar("Recovering", total, leave=False, disable=rank > 0) as bar,
+            image_bar("Recovering", total, leave=False, disable=silent) as bar,
         ):
             for problem in plan.problems:
                 for new in self.jobs(problem, sets, prior, run, texts):
@@ -231,15 +233,16 @@ class RecoveryDuringTraining(Checkpoint):
         prior: Prior,
         run: Row,
         texts: ConfigTexts,
-    ) -> Iterator[Job]:
-        """Yield a problem's jobs, of methods and the sets that each recovers.
+    ) -> list[Job]:
+        """A problem's jobs, of methods and the sets that each recovers.
 
-        Its operator lives only as long: large matrices take memory.
+        All are made before the first is run: a foreign operator may change as it is used, and with
+        it its description.
         """
-        operator = self.problems[problem].operator(prior.image_shape)
-        for name, shares in sets.items():
-            for images in shares:
-                yield Job.of(
+        with naming(problem):
+            operator = self.problems[problem].operator(prior.image_shape)
+            return [
+                Job.of(
                     self.problems[problem],
                     operator,
                     self.methods[name].make,
@@ -248,6 +251,9 @@ class RecoveryDuringTraining(Checkpoint):
                     replace(run, problem=problem, method=name),
                     texts,
                 )
+                for name, shares in sets.items()
+                for images in shares
+            ]
 
     def run(
         self, job: Job, rows: pd.DataFrame, device: torch.device, bar: "tqdm[None]"
@@ -263,15 +269,16 @@ class RecoveryDuringTraining(Checkpoint):
             bar.set_postfix_str(text, refresh=False)
             bar.update(0)
 
-        yield from run_trials(
-            images.subset(missing),
-            job.operator.to(device),
-            job.method,
-            row,
-            device=device,
-            batch_size=self.batch_size,
-            progress=show,
-        )
+        with naming(f"{row.problem}, {row.method}"):
+            yield from run_trials(
+                images.subset(missing),
+                job.operator.to(device),
+                job.method,
+                row,
+                device=device,
+                batch_size=self.batch_size,
+                progress=show,
+            )
 
     # --- what is shown -------------------------------------------------------------------------
 
@@ -301,6 +308,22 @@ class RecoveryDuringTraining(Checkpoint):
         watched = {name: set(held_out[name].image_names[: self.during.images]) for name in held_out}
         pairs = zip(rows["dataset"], rows["image"], strict=True)
         return pd.Series([image in watched[dataset] for dataset, image in pairs], rows.index)
+
+
+@contextmanager
+def naming(problem: str) -> Iterator[None]:
+    """Whatever an operator or a method raises is a ValueError that names the problem."""
+    try:
+        yield
+    except (Stopped, OSError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # classes of the user's own may raise anything
+        if out_of_memory(error):
+            raise ValueError(
+                f"recovery of {problem}: out of memory. Lower recovery.batch_size "
+                f"({in_a_line(error)})"
+            ) from error
+        raise ValueError(f"recovery.problems.{problem}: {in_a_line(error)}") from error
 
 
 def _require_defined(what: str, names: Iterable[str], defined: Collection[str]) -> None:

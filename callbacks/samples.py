@@ -8,6 +8,7 @@ from pytorch_lightning.loggers import WandbLogger
 from torchvision.utils import make_grid, save_image
 
 from callbacks.clocked import clocked
+from core.files import whole_file
 
 
 class Samples(Callback):
@@ -29,8 +30,8 @@ class Samples(Callback):
         samples = module.samples(self.count).cpu()
         grid = make_grid(samples, nrow=max(1, round(self.count**0.5)), padding=1, pad_value=1.0)
         path = Path(trainer.default_root_dir) / "samples" / f"{module.images_seen:09d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_image(grid, path)
+        with whole_file(path) as file:
+            save_image(grid, file, format="png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_metrics({"images_seen": float(module.images_seen)})

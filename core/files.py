@@ -17,7 +17,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        with unfinished.open("wb") as file:
+        with naming(path), unfinished.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -25,6 +25,23 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make an OSError name the file that could not be written.
+
+    Writing to a full disk names none, and torch.save makes a RuntimeError of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None or cause.errno is None or cause.filename is not None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -41,6 +58,4 @@ def whole_lines(path: Path) -> bytes:
 
 def drop_cut_line(path: Path) -> None:
     """Truncate the file after its last newline, so that the next line starts on its own."""
-    length = len(whole_lines(path))
-    if length < path.stat().st_size:  # or the file would pass for the one written last
-        os.truncate(path, length)
+    os.truncate(path, len(whole_lines(path)))

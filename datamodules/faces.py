@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules import procedural
 from datamodules.held_out import DRAWN_FACES, drawn_faces, prepared_set
-from datamodules.image_set import Distribution, ImageSet
+from datamodules.image_set import Channels, Distribution, ImageSet, in_channels
 from datamodules.shards import (
     DataError,
     ShardIndex,
@@ -38,6 +38,7 @@ class FaceDataModule(pl.LightningDataModule):
         window: shards shuffled together (see `datamodules.stream`).
         num_workers: loader processes per rank.
         validation_batch_size: held-out images evaluated at once.
+        channels: 3 for RGB, 1 for grey.
     """
 
     train_images: ImageShards
@@ -53,6 +54,7 @@ class FaceDataModule(pl.LightningDataModule):
         window: int,
         num_workers: int,
         validation_batch_size: int,
+        channels: Channels,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -69,6 +71,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.window = window
         self.num_workers = num_workers
         self.validation_batch_size = validation_batch_size
+        self.channels = channels
 
     def load(self) -> None:
         """Set `train_images` and `held_out`. Raises an error that says what is wrong with them."""
@@ -169,9 +172,10 @@ class ShardedFaces(FaceDataModule):
         window: int = 8,
         num_workers: int = 2,
         validation_batch_size: int = 32,
+        channels: Channels = 3,
     ) -> None:
         super().__init__(
-            image_size, batch_size, seed, flip, window, num_workers, validation_batch_size
+            image_size, batch_size, seed, flip, window, num_workers, validation_batch_size, channels
         )
         names = [train, *in_distribution, *out_of_distribution]
         repeated = [name for name in names if names.count(name) > 1]
@@ -200,14 +204,15 @@ class ShardedFaces(FaceDataModule):
                 f"{index.root}: left out {len(index.skipped)} damaged shards "
                 f"({', '.join(index.skipped)}): training sees {len(index)} images"
             )
-        self.train_images = PreparedShards(index)
+        self.train_images = PreparedShards(index, self.channels)
         sides: dict[str, Distribution] = dict.fromkeys(self.in_distribution, "in")
         sides |= dict.fromkeys(self.out_of_distribution, "out")
         held_out = {}
         for name, side in sides.items():
             found = self.index(name)
-            held_out[name] = ImageSet(name, side, *load_images(found), found.identity)
-            self.require_held_out(held_out[name], index)
+            images = ImageSet(name, side, *load_images(found), found.identity)
+            self.require_held_out(images, index)
+            held_out[name] = images.in_channels(self.channels)
         self.held_out = held_out
         self.identities = {
             "train": {self.train: index.identity},
@@ -250,6 +255,7 @@ class ProceduralFaces(FaceDataModule):
         seed: int = 0,
         flip: bool = False,
         validation_batch_size: int = 32,
+        channels: Channels = 3,
     ) -> None:
         super().__init__(
             image_size,
@@ -259,6 +265,7 @@ class ProceduralFaces(FaceDataModule):
             window=1,
             num_workers=0,
             validation_batch_size=validation_batch_size,
+            channels=channels,
         )
         self.training_images = training_images
         self.held_out_images = held_out_images
@@ -270,9 +277,12 @@ class ProceduralFaces(FaceDataModule):
             seed=self.seed,
             image_size=self.image_size,
         )
-        self.train_images = ImagesInMemory(faces)
+        self.train_images = ImagesInMemory(in_channels(faces, self.channels))
         self.held_out = {
-            name: drawn_faces(name, self.image_size, self.held_out_images) for name in DRAWN_FACES
+            name: drawn_faces(name, self.image_size, self.held_out_images).in_channels(
+                self.channels
+            )
+            for name in DRAWN_FACES
         }
 
 
@@ -285,8 +295,9 @@ class NamedPNG(NamedTuple):
 class PreparedShards:
     """`ImageShards` over prepared tar files: PNG bytes, decoded when used."""
 
-    def __init__(self, index: ShardIndex) -> None:
+    def __init__(self, index: ShardIndex, channels: Channels = 3) -> None:
         self.index = index
+        self.channels = channels
         self.shard_sizes = [shard.samples for shard in index.shards]
 
     def read(self, shard: int, wanted: Collection[int]) -> Iterable[tuple[int, NamedPNG]]:
@@ -297,7 +308,7 @@ class PreparedShards:
 
     def decode(self, encoded: NamedPNG) -> Tensor:
         try:
-            return decode(encoded.png, self.index.image_size)
+            return in_channels(decode(encoded.png, self.index.image_size), self.channels)
         except DataError as error:
             raise DataError(f"{encoded.shard}, image {encoded.name}: {error}") from error
 

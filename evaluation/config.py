@@ -17,13 +17,14 @@ from cli.parse import Strict, parse, said_by_us
 from cli.types import register_types
 from cli.wandb import split_project
 from datamodules.held_out import DATA_ROOT_VARIABLE, DRAWN_FACES, drawn_faces, prepared_set
-from datamodules.image_set import ImageSet
+from datamodules.image_set import Channels, ImageSet
 from datamodules.shards import load_images
 from datamodules.tables import read_attributes
 from evaluation.help import page
 from evaluation.plan import Trials
 from priors import load_prior
 from priors.prior import Prior
+from recovery.operators import ImageShape
 from results.trial import NamedMethod, Problem
 from studies.study import Study, names_in
 
@@ -42,6 +43,7 @@ class Evaluation:
         name: results are in <root>/<name>.
         title: of the report, which adds the size of recovered images.
         image_size: of priors and sets.
+        channels: of them: 3 for RGB, 1 for grey.
         priors: by name, a run of train.py, a checkpoint of one, or an exported prior.
         sets: by name, in or out of the priors' training distribution; prepared at
             <data>/<image_size>px/<name>; faces-val and faces-ood are drawn.
@@ -66,6 +68,7 @@ class Evaluation:
     name: str
     title: str = ""
     image_size: int = 64
+    channels: Channels = 3
     priors: dict[str, str] = field(default_factory=dict)
     sets: dict[str, Literal["in", "out"]] = field(default_factory=dict)
     problems: dict[str, Problem] = field(default_factory=dict)
@@ -91,6 +94,10 @@ class Evaluation:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.trials.problems and not self.trials.sets:
             raise ValueError(f"trials.sets: name the sets to recover, of {', '.join(self.sets)}")
+
+    @property
+    def image_shape(self) -> ImageShape:
+        return self.channels, self.image_size, self.image_size
 
     @property
     def folder(self) -> Path:
@@ -120,8 +127,10 @@ class Evaluation:
 class Priors(Mapping[str, Prior]):
     """Priors by name, loaded when first used. Raises ValueError for one that does not fit."""
 
-    def __init__(self, paths: Mapping[str, str], image_size: int, device: torch.device) -> None:
-        self.paths, self.image_size, self.device = paths, image_size, device
+    def __init__(
+        self, paths: Mapping[str, str], image_shape: ImageShape, device: torch.device
+    ) -> None:
+        self.paths, self.image_shape, self.device = paths, image_shape, device
         self.loaded: dict[str, Prior] = {}
 
     def __getitem__(self, name: str) -> Prior:
@@ -134,11 +143,13 @@ class Priors(Mapping[str, Prior]):
                 prior = load_prior(self.paths[name], device=self.device)
             except (OSError, ValueError) as error:
                 raise ValueError(f"priors.{name}: {error}") from error
-            if prior.image_shape[-1] != self.image_size:
-                raise ValueError(
-                    f"priors.{name}: {self.paths[name]} is a prior of images of "
-                    f"{prior.image_shape[-1]}px, and image_size is {self.image_size}"
-                )
+            (theirs, _, size), (ours, _, wanted) = prior.image_shape, self.image_shape
+            for key, there, here in (("image_size", size, wanted), ("channels", theirs, ours)):
+                if there != here:
+                    raise ValueError(
+                        f"priors.{name}: the {key} of {self.paths[name]} is {there}, and {key} is "
+                        f"{here}"
+                    )
             self.loaded[name] = prior
         return self.loaded[name]
 
@@ -167,12 +178,14 @@ class Sets(Mapping[str, ImageSet]):
         size = self.evaluation.image_size
         if name in DRAWN_FACES:
             self._require_drawn(name)
-            return replace(drawn_faces(name, size, DRAWN), distribution=self.evaluation.sets[name])
+            drawn = drawn_faces(name, size, DRAWN).in_channels(self.evaluation.channels)
+            return replace(drawn, distribution=self.evaluation.sets[name])
         index = prepared_set("data", self.evaluation.data, name, size)
         images, names = load_images(index, self.evaluation.images_used(name))
         if not names:
             raise ValueError(f"sets.{name}: {index.root} holds no image")
-        return ImageSet(name, self.evaluation.sets[name], images, names, index.identity)
+        found = ImageSet(name, self.evaluation.sets[name], images, names, index.identity)
+        return found.in_channels(self.evaluation.channels)
 
     def _require_drawn(self, name: str) -> None:
         """Raises ValueError where a prepared set has the name of drawn faces."""

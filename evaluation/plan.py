@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from core.errors import in_a_line
 from datamodules.image_set import ImageSet
 from priors.prior import Prior
 from recovery.operators import ImageShape, Operator
@@ -92,13 +93,13 @@ class Bench:
         self._operator: tuple[str, Operator] | None = None  # only the last: large ones fill memory
 
     def operator(self, problem: str) -> Operator:
-        """Make a problem's operator. Raises ValueError, naming it, if images do not fit it."""
+        """Make a problem's operator. Raises ValueError, naming it, for whatever that raises."""
         if self._operator is None or self._operator[0] != problem:
             self._operator = None
             try:
                 made = self.problems[problem].operator(self.image_shape)
-            except ValueError as error:
-                raise ValueError(f"problems.{problem}: {error}") from error
+            except Exception as error:  # classes of the user's own may raise anything
+                raise ValueError(f"problems.{problem}: {in_a_line(error)}") from error
             self._operator = (problem, made.to(self.device))
         return self._operator[1]
 
@@ -117,8 +118,8 @@ class Bench:
         try:
             job = Job.of(problem, operator, named.make, prior, self.sets[dataset], row, texts)
             job.method.check(operator)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{row.method} on {row.problem}: {error}") from error
+        except Exception as error:  # classes of the user's own may raise anything
+            raise ValueError(f"{row.method} on {row.problem}: {in_a_line(error)}") from error
         return job
 
 

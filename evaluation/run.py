@@ -53,13 +53,12 @@ BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 def make_bench(evaluation: Evaluation, device: torch.device) -> Bench:
     require_full_precision()  # for untrained networks too
-    size = evaluation.image_size
     return Bench(
         evaluation.problems,
         evaluation.methods,
-        Priors(evaluation.priors, size, device),
+        Priors(evaluation.priors, evaluation.image_shape, device),
         Sets(evaluation),
-        (3, size, size),
+        evaluation.image_shape,
         device,
     )
 

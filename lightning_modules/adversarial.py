@@ -136,6 +136,10 @@ class Adversarial(ClockedModule):
             yield images[:count]
             images = images[count:]
 
+    def images_per_step(self, batch_size: int, accumulate: int, processes: int) -> list[int]:
+        sizes = self.growth.minibatch.values() if self.growth is not None else ()
+        return [min(count, batch_size) * processes for count in (batch_size, *sizes)]
+
     def reset_optimizers_if_grown(self) -> None:
         """Start Adam afresh at a new size, as Karras does."""
         if self.stage and self.stage[0] != self.optimised_stage:

@@ -106,6 +106,13 @@ class ClockedModule(pl.LightningModule):
         self.images_seen += batch_size * self.trainer.world_size
         self.log_clock()
 
+    def images_per_step(self, batch_size: int, accumulate: int, processes: int) -> list[int]:
+        """Count the images of all ranks together in a step of the optimiser, at each growth size.
+
+        Of `batch_size` images a device and micro-batch.
+        """
+        return [batch_size * accumulate * processes]
+
     def log_clock(self, sync_dist: bool = False) -> None:
         """Log `images_seen`, in float64: Lightning's own float32 holds no count past 2^24."""
         seen = torch.tensor(self.images_seen, dtype=torch.float64, device=self.device)
@@ -152,17 +159,27 @@ class ClockedModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.require_one_time()
-        if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(
-                f"trainer.precision {self.trainer.precision!r} is not supported: weights and "
-                "log-determinants stay in float32. Use 32-true or bf16-mixed."
-            )
 
     def on_train_start(self) -> None:
         if self.images_seen >= self.total_images:  # a finished run, started again
             self.trainer.should_stop = True
 
+    def require_finite_weights(self) -> None:
+        """Raise FloatingPointError, on every rank, if a weight or an average is not finite."""
+        for name, tensor in self.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise FloatingPointError(
+                    f"{name} is not finite after {self.images_seen:,} images: no checkpoint holds "
+                    "it. Run the command again, which resumes from the last one, with "
+                    "--run.accept_changes true and a lower model.learning_rate."
+                )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.require_finite_weights()
+        trainer: Any = self.trainer
+        checkpoint["images_per_step"] = self.images_per_step(
+            trainer.datamodule.batch_size, trainer.accumulate_grad_batches, trainer.world_size
+        )
         checkpoint["images_seen"] = self.images_seen
         checkpoint["begun_from"] = self.begun_from
 

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from core.files import whole_lines
+from core.files import naming, whole_lines
 from priors.card import model_card
 from priors.format import (
     CARD,
@@ -208,7 +208,7 @@ def require_replaceable(out: Path) -> None:
 def write(out: Path, content: bytes, record: dict[str, Any], card: str) -> None:
     """Write the folder next to its place, read it back, and move it there."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
+    with naming(out), TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
         new = Path(beside) / out.name
         new.mkdir()
         (new / WEIGHTS).write_bytes(content)

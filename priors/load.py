@@ -29,8 +29,9 @@ def load_prior(path: str | Path, device: str | torch.device = "cpu") -> FlowPrio
     Args:
         path: a run of `train.py` (its last checkpoint counts), a checkpoint of a run
             (`runs/NAME/checkpoints/best.ckpt`), or a folder made by `priors.export`.
-            A run names the class of its network: load only runs you trust. An export runs no code
-            but that of `networks/`.
+            Neither runs code from outside `networks/`, unless the environment variable
+            INVERTIBLE_PRIORS_NETWORKS names modules (separated by commas) whose networks runs may
+            have too.
         device: of the prior, and so of the latents and measurements you use it with.
 
     Raises:

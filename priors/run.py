@@ -1,5 +1,6 @@
 """The prior of a run of train.py, read from its config and a checkpoint without Lightning."""
 
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,11 @@ from priors.prior import generator_of_prior
 from priors.weights import require_same_architecture
 
 NETWORKS = ("network", "generator")  # what a run's config may call the network of its prior
+MODULES_VARIABLE = "INVERTIBLE_PRIORS_NETWORKS"  # modules of the user's own networks, by commas
+
+
+class ForeignNetwork(ValueError):
+    """A run's config names a class of a module that nobody has allowed: it is not imported."""
 
 
 class TrainedRun(NamedTuple):
@@ -46,6 +52,8 @@ def load_run(path: Path) -> TrainedRun:
         named = {**arguments[key], "init_args": made(arguments[key].get("init_args") or {})}
         network = build_network(named_class(named["class_path"]), named)
         growth = Growth(**arguments["growth"]) if arguments.get("growth") else None
+    except ForeignNetwork as error:
+        raise ForeignNetwork(f"{directory / 'config.yaml'}: {error}") from error
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{directory / 'config.yaml'} is damaged or of another version: {error}"
@@ -88,8 +96,17 @@ def trained_key(config: Mapping[str, Any]) -> str:
 
 
 def named_class(class_path: str) -> type[nn.Module]:
-    """Find any network by its import path, since you trust your runs. Raises ValueError."""
+    """Find a network of networks/, or of a module that `MODULES_VARIABLE` names.
+
+    Raises ValueError if there is none; nothing of any other module is imported.
+    """
     module, _, name = class_path.rpartition(".")
+    allowed = ["networks", *filter(None, os.environ.get(MODULES_VARIABLE, "").split(","))]
+    if not any(f"{module}.".startswith(f"{one}.") for one in allowed):
+        raise ForeignNetwork(
+            f"{class_path} is no network of networks/. If you trust it, name its module in the "
+            f"environment: {MODULES_VARIABLE}={module}"
+        )
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

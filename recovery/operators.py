@@ -69,6 +69,20 @@ class Operator(nn.Module):
         """Keep noise only where there are measurements."""
         return noise
 
+    @torch.no_grad()
+    def try_out(self) -> None:
+        """Measure a random image, and take it back. Raises ValueError for whatever that raises."""
+        example = torch.rand(1, *self.image_shape, generator=generator("try out"))
+        try:
+            y = self(example.to(device_of(self)))
+            if self.linear:
+                self.A_adjoint(y)
+        except Exception as error:  # classes of the user's own may raise anything
+            raise ValueError(
+                f"{self.label} does not measure images of shape {self.image_shape}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
     @property
     def label(self) -> str:
         """Its name in messages."""
@@ -135,6 +149,9 @@ class GaussianSensing(Operator):
         dtype = torch.promote_types(self._drawn.dtype, like.dtype)
         self._drawn = self._drawn.to(like.device, dtype)
         return self._drawn.to(like.dtype)
+
+    def try_out(self) -> None:
+        """Do nothing: the matrix may be large, and waits for its first use."""
 
     @property
     def measurements(self) -> int:
@@ -215,6 +232,12 @@ class Inpainting(Operator):
     @property
     def measurements(self) -> int:
         return int(self.kept.sum()) * self.image_shape[0]
+
+
+def device_of(module: nn.Module) -> torch.device:
+    for tensor in (*module.buffers(), *module.parameters()):
+        return tensor.device
+    return torch.device("cpu")
 
 
 OperatorFactory = Callable[[ImageShape], Operator]

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.errors import in_a_line
 from core.seeds import seed_from
-from recovery.operators import ImageShape, Operator
+from recovery.operators import ImageShape, Operator, device_of
 
 
 def require_deepinv(what: str) -> None:
@@ -43,14 +44,16 @@ class Deepinv:
     def build(self, image_shape: ImageShape) -> Any:
         """Build the object for images (C, H, W); its class's name seeds whatever is random in it.
 
-        Raises ValueError if its class refuses the arguments, or lacks a package.
+        Raises ValueError, with what its class raises: for its arguments, say, or for a package or
+        a download that it lacks.
         """
         with torch.random.fork_rng():
             torch.manual_seed(seed_from("deepinv", str(self.spec["class_path"])))
             try:
                 return build(self.spec, image_shape)
-            except (TypeError, ImportError) as error:
-                raise ValueError(f"{self.spec['class_path']} cannot be made: {error}") from error
+            except Exception as error:  # weights that cannot be downloaded, say
+                said = in_a_line(error)
+                raise ValueError(f"{self.spec['class_path']} cannot be made: {said}") from error
 
     def __call__(self, image_shape: ImageShape) -> "Physics":
         """Make the operator, as any operator factory does."""
@@ -156,24 +159,25 @@ class Physics(Operator):
         self.linear = hasattr(built, "A_adjoint") and is_linear(built)
         self.denoises = type(built).__name__ == "Denoising"
         self._tells_noise = gaussian or type(model).__name__ == "ZeroNoise"
-        y = self._measure_example()
-        if not isinstance(y, Tensor) or y.is_complex():
-            raise ValueError(f"{self.label} gives measurements that are not a real tensor")
+        y, noisy = self._measure_example()
         self._count = int((y != 0).sum())
-        noisy = int((self._noisy(torch.zeros_like(y), 0) != 0).sum())
-        self._noise_energy = noisy * self.sigma**2
+        self._noise_energy = int((noisy != y).sum()) * self.sigma**2
 
-    def _measure_example(self) -> Tensor:
+    def _measure_example(self) -> tuple[Tensor, Tensor]:
+        """Measure a random image, without noise and with it."""
         example = torch.rand(1, *self.image_shape, generator=torch.Generator().manual_seed(0))
         example = example.to(device_of(self.physics))
         try:
             try:
-                return self.A(example)
+                y = self.A(example)
             except RuntimeError:  # torch's, where a real image meets complex numbers
                 if not holds_complex(self.physics):
                     raise
                 self._complex = True  # our images have an imaginary part of 0
-                return self.A(example)
+                y = self.A(example)
+            if not isinstance(y, Tensor) or y.is_complex():
+                raise TypeError("measurements that are not a real tensor")
+            return y, self._noisy(y, 0)
         except Exception as error:  # a foreign operator may raise anything: name what it raised
             raise ValueError(
                 f"{self.label} does not measure images of shape {self.image_shape}: "
@@ -210,6 +214,8 @@ class Physics(Operator):
             torch.manual_seed(seed)
             if getattr(self.physics.noise_model, "rng", None) is not None:
                 self.physics.noise_model.rng.manual_seed(seed)
+            if type(self.physics.noise_model).__name__ == "GammaNoise":
+                y = y.clamp_min(1e-6)  # speckle scales with its pixel, and refuses a black one
             return self.physics.sensor(self.physics.noise(y.cpu())).to(y)
 
     @property
@@ -266,12 +272,6 @@ def is_linear(physics: nn.Module) -> bool:
 
 def holds_complex(physics: nn.Module) -> bool:
     return any(tensor.is_complex() for tensor in (*physics.buffers(), *physics.parameters()))
-
-
-def device_of(physics: nn.Module) -> torch.device:
-    for tensor in (*physics.buffers(), *physics.parameters()):
-        return tensor.device
-    return torch.device("cpu")
 
 
 def as_operator(physics: nn.Module, y: Tensor, image_shape: ImageShape | None) -> Operator:

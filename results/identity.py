@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.files import drop_cut_line
+from core.files import drop_cut_line, naming
+from core.secrets import is_secret
 
 # Classes that have moved keep their first name here, so that their rows stay done.
 FIRST_NAMED = {
@@ -43,7 +44,7 @@ class ConfigTexts:
         short = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
         if self.path is not None and short not in self.known:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
+            with naming(self.path), self.path.open("a") as file:
                 file.write(json.dumps({"hash": short, "config": config}, default=str) + "\n")
             self.known.add(short)
         return short
@@ -66,6 +67,8 @@ def describe(thing: object) -> dict[str, Any]:
             continue
         if isinstance(value, torch.Generator | torch.device):
             continue  # says where it runs, not what it is
+        if is_secret(name, value):
+            continue
         try:
             settings[name] = _described(value)
         except TypeError as error:
@@ -88,7 +91,7 @@ def _described(value: object) -> Any:
     if isinstance(value, set | frozenset):
         return sorted((_described(part) for part in value), key=json.dumps)
     if isinstance(value, dict):
-        return {str(name): _described(part) for name, part in value.items()}
+        return {str(k): _described(v) for k, v in value.items() if not is_secret(k, v)}
     if isinstance(value, partial):  # a factory: describe what it makes, and with which options
         return [_described_argument(part) for part in (value.func, *value.args, value.keywords)]
     if isinstance(value, Path | torch.dtype | Enum):

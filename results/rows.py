@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import json
 import math
 import os
 import warnings
@@ -13,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from core.files import drop_cut_line, whole_lines, write_whole
+from core.files import drop_cut_line, naming, whole_lines, write_whole
 
 RECOVERY = ["run", "prior", "images_seen", "dataset"]
 RECOVERY += ["problem", "gamma", "method", "variant", "seed"]
@@ -92,7 +93,7 @@ class RowFile:
     def _append(self, lines: Iterable[Iterable[Any]]) -> None:
         size = self.path.stat().st_size
         try:
-            with self.path.open("a", newline="") as file:
+            with naming(self.path), self.path.open("a", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows(lines)
                 file.flush()
                 os.fsync(file.fileno())
@@ -104,21 +105,45 @@ class RowFile:
 def read_rows(path: Path | str, *, every: bool = False) -> pd.DataFrame:
     """Read the rows of a file, or of all `rows*.csv` in a run directory.
 
-    Of rows with one key the last counts (of several files, the file written last). A config stops
-    counting once any of its images has been recovered under another one. `every=True` returns all
-    rows. A last line that is cut short, or that a process is writing, is no row.
+    Of rows with one key the last counts; of several files, that of the config that `configs.jsonl`
+    has last. A config stops counting once any of its images has been recovered under another one.
+    `every=True` returns all rows. A last line that is cut short, or that a process is writing, is
+    no row.
 
     Raises FileNotFoundError if there are none, ValueError for a damaged file, by its name.
     """
     path = Path(path)
-    files = list(path.glob("rows*.csv")) if path.is_dir() else [path]
-    files.sort(key=lambda file: (file.stat().st_mtime_ns if file.exists() else 0, file.name))
+    files = sorted(path.glob("rows*.csv"), key=_by_number) if path.is_dir() else [path]
     if not files or not files[0].exists():
         raise FileNotFoundError(f"no rows at {path}: expected a rows.csv written by a run")
     rows = pd.concat([_read(file) for file in files], ignore_index=True)
+    if len(files) > 1:
+        age = rows["config"].map(_first_used(path)).fillna(-1)
+        rows = rows.iloc[age.argsort(kind="stable")].reset_index(drop=True)
     told = rows[rows["kind"] != ""].drop_duplicates("config").set_index("config")["kind"]
     rows["kind"] = rows["kind"].where(rows["kind"] != "", rows["config"].map(told)).fillna("")
     return rows if every else rows[~superseded(rows)].reset_index(drop=True)
+
+
+def _by_number(file: Path) -> tuple[int, str]:
+    """rows.csv, rows-rank1.csv, rows-rank2.csv, ..., rows-rank10.csv."""
+    return len(file.name), file.name
+
+
+def _first_used(folder: Path) -> dict[str, int]:
+    """The configs of a folder by the place at which a process first used them.
+
+    Copying a folder changes its files' times, but not this.
+    """
+    places: dict[str, int] = {}
+    for file in sorted(folder.glob("configs*.jsonl"), key=_by_number):
+        try:
+            used = [str(json.loads(line)["hash"]) for line in whole_lines(file).splitlines()]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} is damaged: {error!r}. Move it away") from error
+        for place, config in enumerate(used):
+            places.setdefault(config, place)
+    return places
 
 
 def superseded(rows: pd.DataFrame) -> pd.Series:
@@ -179,9 +204,7 @@ def _add_kinds(path: Path) -> None:
     old = io.StringIO(whole_lines(path).decode())
     new = io.StringIO()
     csv.writer(new, lineterminator="\n").writerows(lines())
-    times = path.stat()
     write_whole(path, new.getvalue())
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # it was not written last
 
 
 def _cell(value: Any) -> Any:

@@ -3,15 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import yaml
 from jsonargparse import ArgumentError
-from pytorch_lightning.accelerators import MPSAccelerator
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.environments import (
@@ -21,19 +20,22 @@ from pytorch_lightning.plugins.environments import (
 )
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints import Checkpoints, WholeFiles, newest_checkpoint
 from callbacks.progress import ImageProgress
 from callbacks.quality import SampleQuality
 from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
-from cli.configs import Mistake, as_read, read_command, read_config, written
+from cli.configs import Mistake, as_read, merge, read_command, read_config, written
 from cli.help import show_help
 from cli.parse import Strict, parse, said_by_us, with_home
 from cli.types import register_types
+from core.errors import in_a_line, out_of_memory
 from core.files import write_whole
 from core.lock import alone_in
 from core.precision import require_full_precision
+from core.secrets import without_secrets
 from core.stopping import Stopped, Unfinished
 from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule
@@ -42,7 +44,17 @@ from priors.load import load_network
 from priors.weights import fingerprint, require_same_architecture
 from training.help import page
 from training.metrics_file import MetricsFile
-from training.run import Run, changes, earlier_sets, require_whole_rows, show_results
+from training.run import (
+    Run,
+    changes,
+    classes_in,
+    earlier_sets,
+    flatten,
+    require_same_batch,
+    require_whole_rows,
+    show_results,
+)
+from training.trainer_options import require_interval, require_obeyed, require_supported
 from training.wandb import wandb_logger
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
@@ -66,17 +78,18 @@ class Train(LightningCLI):
 
     def __init__(self, arguments: Sequence[str] | None = None) -> None:
         register_types()
-        super().__init__(
-            ClockedModule,
-            FaceDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            trainer_defaults={"callbacks": [ImageProgress()]},
-            parser_class=Parser,
-            args=list(sys.argv[1:] if arguments is None else arguments),
-        )
+        with said_in_a_line():
+            super().__init__(
+                ClockedModule,
+                FaceDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                trainer_defaults={"callbacks": [ImageProgress()]},
+                parser_class=Parser,
+                args=list(sys.argv[1:] if arguments is None else arguments),
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -99,13 +112,10 @@ class Train(LightningCLI):
         self.config = parse(parser, command, self._parser("fit"))
 
     def before_instantiate_classes(self) -> None:
-        trainer = self.config.fit.trainer
-        for key in ("max_epochs", "max_steps"):
-            if trainer[key] not in (-1, None):
-                raise ValueError(
-                    f"trainer.{key} = {trainer[key]} is not used: batch sizes and the number of "
-                    "optimisers change what it means. Set model.total_images instead."
-                )
+        options = self.config.fit.trainer
+        require_obeyed(options)
+        if options.enable_progress_bar is False:
+            self.trainer_defaults["callbacks"] = []
         require_full_precision()
 
     def instantiate_classes(self) -> None:
@@ -117,19 +127,23 @@ class Train(LightningCLI):
         self.check_against_earlier_config()
         self.begin()
         directory = self.run.directory
-        return super().instantiate_trainer(
-            logger=[MetricsFile(directory / "metrics.jsonl")],
-            default_root_dir=str(directory),
-            plugins=plugins_with(self.config_init.fit.trainer.plugins),
-            **kwargs,
-        )
+        plugins = plugins_with(self.config_init.fit.trainer.plugins)
+        metrics = MetricsFile(directory / "metrics.jsonl")
+        options = {"logger": [metrics], "default_root_dir": str(directory), "plugins": plugins}
+        try:
+            return super().instantiate_trainer(**options, **kwargs)
+        except Exception as error:  # Lightning's own classes of them, and TypeErrors, for a value
+            raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
 
     def check_against_earlier_config(self) -> None:
         """Show what differs from the run's earlier config; refuse what changes its meaning."""
+        self.earlier: dict[str, Any] = {}
         path = self.run.directory / "config.yaml"
         if not path.exists():
             return
-        self.accept(self.earlier_config(path), yaml.safe_load(self.config_text()))
+        earlier = self.earlier_config(path)
+        self.earlier = flatten(earlier)
+        self.accept(earlier, self.config_shown())
 
     def check_against_earlier_sets(self) -> None:
         """The same for prepared sets that others have replaced under their names."""
@@ -153,8 +167,10 @@ class Train(LightningCLI):
     def earlier_config(self, path: Path) -> dict[str, Any]:
         """A run's config.yaml as today's parser reads it: options that it lacks at their defaults.
 
-        As it stands, where it names a class that is gone: what differs is then shown, and refused
-        or not. Raises ValueError, naming the file, where it holds no config.
+        Where it names a class that is gone, or one of a package that this command does not use,
+        which the parser would import: as it stands, and as today's where it lacks an option. What
+        differs is shown, and refused or not. Raises ValueError, naming the file, where it holds no
+        config.
         """
         parser = self._parser("fit")
         try:
@@ -163,12 +179,15 @@ class Train(LightningCLI):
             raise ValueError(f"{path} is damaged: {error}") from error
         if not isinstance(earlier, dict):
             raise ValueError(f"{path} is damaged: it holds no config")
-        earlier = with_home(as_read(earlier, METHODS))
+        earlier = without_secrets(with_home(as_read(earlier, METHODS)))
+        as_it_stands = merge(self.config_shown(), earlier)
+        if not {path.partition(".")[0] for path in classes_in(earlier)} <= sys.modules.keys():
+            return dict(as_it_stands)
         try:
             read = parser.parse_string(written(earlier), _skip_validation=True)
             return dict(yaml.safe_load(parser.dump(read, skip_unset=False, skip_validation=True)))
         except (ArgumentError, TypeError, ValueError):
-            return dict(earlier)
+            return dict(as_it_stands)
 
     def begin(self) -> None:
         """Give a new run the weights of run.begin_from; one with a checkpoint has had them."""
@@ -187,46 +206,43 @@ class Train(LightningCLI):
             self.model.begun_from = f"{said}, begun from {before}" if before else said
             say(f"Beginning from the weights of {self.model.begun_from}")
 
-    def config_text(self) -> str:
-        return str(self._parser("fit").dump(self.config.fit, skip_unset=False))
+    def config_shown(self) -> dict[str, Any]:
+        """The command's whole config, as it is compared, written and sent."""
+        text = self._parser("fit").dump(self.config.fit, skip_unset=False)
+        return dict(without_secrets(yaml.safe_load(text)))
 
     def before_fit(self) -> None:
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RecoveryDuringTraining):
                 callback.check(self.model.image_shape, self.model.prior())
-        size, data_size = self.model.image_shape[-1], self.datamodule.image_size
-        if size != data_size:
+        channels, _, size = self.model.image_shape
+        for key, ours in (("image_size", size), ("channels", channels)):
+            if ours != (data := getattr(self.datamodule, key)):
+                raise ValueError(
+                    f"the model's {key} is {ours} and data.{key} is {data}: set both to the same"
+                )
+        automatic = self.model.automatic_optimization
+        if not automatic and self.trainer.accumulate_grad_batches != 1:
             raise ValueError(
-                f"the model's image_size is {size} and data.image_size is {data_size}: set both "
-                "to the same"
+                "trainer.accumulate_grad_batches cannot serve two optimisers. Set "
+                "model.accumulate instead."
             )
-        if not self.model.automatic_optimization:
-            for key, instead, unset in (
-                ("gradient_clip_val", "clip_norm", (None, 0)),
-                ("accumulate_grad_batches", "accumulate", (1,)),
-            ):
-                if getattr(self.trainer, key) not in unset:
-                    raise ValueError(
-                        f"trainer.{key} cannot serve two optimisers. Set model.{instead} instead."
-                    )
-        if isinstance(self.trainer.accelerator, MPSAccelerator):
-            raise ValueError(
-                "Apple's MPS has no float64, which inverses and metrics need: "
-                "set trainer.accelerator to cpu"
-            )
-        # Written once training can start: a config that fails before leaves no trace.
-        write = LambdaCallback(on_train_start=lambda *_: self.write_config())
-        self.trainer.callbacks.insert(0, write)  # type: ignore[attr-defined]
+        require_supported(self.trainer)
+        # Once training can start: what fails before leaves no trace, here or in W&B.
+        begin = LambdaCallback(on_train_start=lambda *_: self.begin_logs())
+        self.trainer.callbacks.insert(0, begin)  # type: ignore[attr-defined]
 
     def fit(self, model: ClockedModule, **kwargs: Any) -> None:
         """Train from the run's newest checkpoint, else from --ckpt_path, else from the start.
 
-        W&B hears of the run last, once everything else has been looked at. Raises ValueError while
-        another process trains this run.
+        Raises ValueError while another process trains this run.
         """
         refuse_tasks_without_a_world(self.trainer)
+        self.datamodule.trainer = self.trainer
         self.datamodule.setup("fit")  # data that cannot be used leave no trace of the run
         self.check_against_earlier_sets()
+        steps = self.datamodule.stream().steps_per_epoch
+        require_interval(self.config_init.fit.trainer.val_check_interval, steps)
         first = self.trainer.is_global_zero
         with alone_in(self.run.directory, "train.py") if first else nullcontext():
             require_whole_rows(self.run.directory)
@@ -234,9 +250,10 @@ class Train(LightningCLI):
             checkpoint = newest or kwargs["ckpt_path"]
             if checkpoint is not None:
                 say(f"Resuming from {checkpoint}")
-                saved = read_checkpoint(checkpoint, check=newest is None)["state_dict"]
-                require_same_architecture(model.state_dict(), saved)
-            self.trainer.loggers += wandb_logger(self.run)
+                saved = read_checkpoint(checkpoint, check=newest is None)
+                require_same_architecture(model.state_dict(), saved["state_dict"])
+                if newest is not None and not self.run.accept_changes:
+                    self.require_same_step(saved)
             try:
                 self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
             except Stopped as stopped:
@@ -247,12 +264,32 @@ class Train(LightningCLI):
                 end_child(self.trainer)
                 raise
 
+    def require_same_step(self, saved: Mapping[str, Any]) -> None:
+        """Raise ValueError if the run's steps would have another number of images than before."""
+        accumulate, processes = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        of = self.model.images_per_step
+        before = self.earlier.get("data.init_args.batch_size", self.datamodule.batch_size)
+        gathered = self.earlier.get("trainer.accumulate_grad_batches", accumulate)
+        require_same_batch(
+            of(self.datamodule.batch_size, accumulate, processes),
+            saved,
+            alike=of(before, gathered, processes),
+        )
+
+    def begin_logs(self) -> None:
+        """Tell W&B of the run, once everything else has been looked at, and write its config."""
+        self.trainer.loggers += wandb_logger(self.run)
+        self.write_config()
+
     @rank_zero_only
     def write_config(self) -> None:
-        write_whole(self.run.directory / "config.yaml", self.config_text())
+        config = self.config_shown()
+        write_whole(
+            self.run.directory / "config.yaml", yaml.safe_dump(config, sort_keys=False, width=100)
+        )
         write_whole(self.run.directory / SETS, json.dumps(self.datamodule.identities) + "\n")
         for logger in self.trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(self.config_text()))
+            logger.log_hyperparams(config)
 
     def after_fit(self) -> None:
         if self.trainer.is_global_zero:
@@ -264,6 +301,23 @@ class Train(LightningCLI):
                 f"{self.model.total_images:,} images, at trainer.max_time or an option like it: "
                 "the same command goes on"
             )
+
+
+@contextmanager
+def said_in_a_line() -> Iterator[None]:
+    """Errors of Lightning and torch that the user can mend, as ValueErrors that say how."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise ValueError(
+            f"out of memory. Lower data.batch_size, and raise trainer.accumulate_grad_batches (a "
+            "GAN: model.accumulate alone) so that a step keeps its images; while validating, lower "
+            f"data.validation_batch_size ({in_a_line(error)})"
+        ) from error
 
 
 def end_child(trainer: pl.Trainer) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from core.files import drop_cut_line
+from core.files import drop_cut_line, naming
 
 
 class MetricsFile(Logger):
@@ -30,7 +30,7 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps({k: v for k, v in metrics.items() if k != "epoch"}) + "\n")
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:

@@ -1,7 +1,7 @@
 """Where a run lives, what it was, and what it leaves to look at."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from cli.wandb import split_project
+from core.files import whole_file
 from report.curves import training_curves
 from report.terminal import show, summary_table
 from results.identity import ConfigTexts
@@ -26,6 +27,7 @@ CHANGEABLE = (
     "ckpt_path",
     "weights_only",
     "model.init_args.total_images",
+    "data.init_args.batch_size",  # and devices, and accumulate_grad_batches: see require_same_batch
     "data.init_args.root",
     "data.init_args.overlap",
     "data.init_args.damaged",
@@ -33,7 +35,7 @@ CHANGEABLE = (
     "data.init_args.num_workers",
     "data.init_args.validation_batch_size",
 )
-PINNED = ("trainer.accumulate_grad_batches", "run.begin_from")  # exceptions: it may not change them
+PINNED = ("run.begin_from",)  # exceptions: it may not change them
 
 
 @dataclass
@@ -77,6 +79,15 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[s
     return lines, refused
 
 
+def classes_in(tree: Any) -> Iterator[str]:
+    """The class paths in a config."""
+    for value in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(value, dict | list):
+            yield from classes_in(value)
+    if isinstance(tree, dict) and "class_path" in tree:
+        yield str(tree["class_path"])
+
+
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten a nested config to {dotted key: value}."""
     if not isinstance(tree, dict) or not tree:
@@ -85,6 +96,22 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def require_same_batch(now: list[int], saved: Mapping[str, Any], alike: list[int]) -> None:
+    """Raise ValueError if steps have another number of images than a run's checkpoint was made of.
+
+    `now` and its own come from `images_per_step`; a checkpoint of version 0.1 has none, and is
+    taken to have `alike`.
+    """
+    before = saved.get("images_per_step", alike)
+    if now != before:
+        a, b = (", ".join(map(str, counts)) for counts in (before, now))
+        raise ValueError(
+            f"a step of this run takes {a} images of all devices together, and would take {b}: "
+            "devices x data.batch_size x trainer.accumulate_grad_batches must stay the same. "
+            "Change one to make up for another, or pass --run.accept_changes true"
+        )
 
 
 def require_whole_rows(directory: Path) -> None:
@@ -115,7 +142,8 @@ def show_results(directory: Path) -> None:
         rows = read_rows(directory)
         if len(rows):
             show(summary_table(rows))
-            training_curves(directory).savefig(directory / "curves.png", dpi=110)
+            with whole_file(directory / "curves.png") as file:
+                training_curves(directory).savefig(file, format="png", dpi=110)
     except FileNotFoundError:
         console.print("No image has been recovered yet.")
     for name, what in (

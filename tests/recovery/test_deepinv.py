@@ -1,13 +1,17 @@
 """deepinv both ways: its physics and reconstructors here, our methods in its test loop."""
 
 import sys
+from functools import partial
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
 from torch import Tensor
 
+from callbacks.recovery import Plan, RecoveryDuringTraining
 from core.seeds import generator
+from datamodules.image_set import ImageSet
 from networks.glow import Glow
 from priors.prior import FlowPrior
 from recovery.bm3d import BM3D
@@ -18,7 +22,9 @@ from recovery.linear import Adjoint, PseudoInverse
 from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
 from recovery.physics import Deepinv, PerChannel, Physics
-from results.identity import describe
+from results.identity import ConfigTexts, describe
+from results.rows import Row
+from results.trial import NamedMethod, Problem
 
 deepinv = pytest.importorskip("deepinv", reason="deepinv is not installed")
 
@@ -316,3 +322,67 @@ def test_what_a_physics_raises_is_told_and_not_tried_again() -> None:
     with pytest.raises(ValueError, match=r"Broken does not measure.*KeyError: 'table'"):
         Physics(SHAPE, Broken())
     assert calls == [torch.float32]
+
+
+def test_speckle_measures_black_pixels_too() -> None:
+    noise = {"class_path": "deepinv.physics.GammaNoise", "init_args": {"l": 40.0}}
+    speckle = Deepinv(
+        {"class_path": "deepinv.physics.Denoising", "init_args": {"noise_model": noise}}
+    )
+    x = images(2)
+    x[:, :, :4] = 0
+    y = speckle(SHAPE)(x)
+    assert y[:, :, :4].max() < 1e-4 and psnr(y, x).min() > 20
+    assert speckle(SHAPE).noise_energy == 0  # not Gaussian: unknown
+
+
+class Wears(Operator):
+    """An operator that its adjoint changes, and that may fail."""
+
+    def __init__(self, image_shape: tuple[int, int, int], fails: str = "") -> None:
+        super().__init__(image_shape, 0.0, 0)
+        self.fails = fails
+        self.uses = 0
+
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
+        if self.fails == "A":
+            raise KeyError("table")
+        return x
+
+    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
+        if self.fails == "A_adjoint":
+            raise ZeroDivisionError("no angle")
+        self.uses += 1
+        return y
+
+
+@pytest.mark.parametrize(("fails", "said"), [("A", "KeyError"), ("A_adjoint", "ZeroDivisionError")])
+def test_an_operator_that_raises_anything_is_named_before_training(fails: str, said: str) -> None:
+    plan = Plan(problems=["worn"], images=1)
+    problem = Problem(partial(Wears, fails=fails))
+    callback = RecoveryDuringTraining({"worn": problem}, {}, during=plan, at_end=plan)
+    with pytest.raises(ValueError, match=rf"recovery\.problems\.worn: Wears does not .*: {said}"):
+        callback.check(SHAPE)
+
+
+def test_an_operator_that_changes_as_it_is_used_is_described_before(tmp_path: Any) -> None:
+    methods = {name: NamedMethod(Adjoint()) for name in ("first", "second")}
+    plan = Plan(problems=["worn"], images=1)
+    callback = RecoveryDuringTraining({"worn": Problem(Wears)}, methods, during=plan, at_end=plan)
+    held_out = ImageSet("held-out", "in", (255 * images(1)).to(torch.uint8), ["a"])
+    sets = {name: [held_out] for name in methods}
+    hashes = []
+    for job in callback.jobs("worn", sets, glow(), Row("run", "glow", 0, 0), ConfigTexts(None)):
+        hashes.append(job.template.config)
+        job.method.recover(job.operator(images(1)), job.operator)
+    assert hashes[0] == hashes[1]
+
+
+def test_weights_that_cannot_be_downloaded_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    spec = {"class_path": "deepinv.models.DnCNN", "init_args": {"pretrained": "download"}}
+    with pytest.raises(ValueError, match=r"deepinv\.models\.DnCNN cannot be made: .*not known"):
+        Deepinv(spec).build(SHAPE)

@@ -62,15 +62,25 @@ def old_file(path: Path, **columns: object) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def test_a_file_of_version_0_1_keeps_its_place_when_it_is_given_todays_columns(
+def configs(path: Path, *used: str) -> None:
+    path.write_text("".join(f'{{"hash": "{config}", "config": {{}}}}\n' for config in used))
+
+
+def test_of_several_files_the_config_first_used_last_counts_whenever_they_were_written(
     tmp_path: Path,
 ) -> None:
-    old_file(tmp_path / "rows.csv", config="old", psnr=20.0)
-    old_file(tmp_path / "rows-0.csv", config="new", psnr=30.0)
-    os.utime(tmp_path / "rows.csv", (1_000, 1_000))
-    assert read_rows(tmp_path)["psnr"].tolist() == [30.0]
-    RowFile(tmp_path / "rows.csv")
-    assert read_rows(tmp_path)["psnr"].tolist() == [30.0]
+    """One process, then two, then one again."""
+    RowFile(tmp_path / "rows.csv").append(
+        [*rows("one", "abcd", psnr=1.0), *rows("two", "ac", psnr=2.0)]
+    )
+    RowFile(tmp_path / "rows-rank1.csv").append(rows("two", "bd", psnr=2.0))
+    configs(tmp_path / "configs.jsonl", "one", "two")
+    for first in ("rows.csv", "rows-rank1.csv"):
+        os.utime(tmp_path / first, (1_000, 1_000))
+        assert read_rows(tmp_path)["psnr"].tolist() == [2.0] * 4
+    RowFile(tmp_path / "rows.csv").append(rows("three", "abcd", psnr=3.0))
+    configs(tmp_path / "configs.jsonl", "one", "two", "three")
+    assert read_rows(tmp_path)["psnr"].tolist() == [3.0] * 4
 
 
 def test_old_rows_take_the_kind_that_new_rows_of_their_config_tell(tmp_path: Path) -> None:

@@ -41,9 +41,12 @@ def test_a_run_leaves_rows_pictures_samples_and_checkpoints(tiny: list[str]) -> 
     logged = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert all("images_seen" in line for line in logged)
     names = {name for line in logged for name in line}
+    inversions = [line["inversion/faces-val"] for line in logged if "inversion/faces-val" in line]
+    assert len(inversions) == 3 and 0 < max(inversions) < 1e-5
     assert {
         "bits_per_dim/faces-val",
         "bits_per_dim/faces-ood",
+        "inversion/faces-ood",
         "recovery/cs-25%/faces-val/latent-search/psnr",
         "recovery/cs-25%/gap/latent-search/psnr",
         "recovery/seconds",
