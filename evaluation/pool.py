@@ -1,10 +1,8 @@
 """Tasks on one process or many. Each appends to a rows file of its own; readers merge them."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +14,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from core.files import whole_file
+from core.parent import end_with_parent
 from evaluation.plan import Bench, Task
 from recovery.methods import Progress
 from results.identity import ConfigTexts
@@ -172,11 +171,10 @@ def _start(
 ) -> None:
     """Set up a new process: it ends with its parent, and leaves Ctrl-C to it."""
     global _worker
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():  # while this imported torch
-            os._exit(1)
+    end_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # while this imported torch
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     index, device = places.get()

@@ -32,6 +32,7 @@ from cli.parse import Strict, parse, said_by_us, with_home
 from cli.types import register_types
 from core.files import write_whole
 from core.lock import alone_in
+from core.parent import end_with_parent
 from core.precision import require_full_precision
 from core.stopping import Stopped, Unfinished
 from datamodules.faces import FaceDataModule
@@ -40,6 +41,7 @@ from priors.checkpoint import read_checkpoint
 from priors.load import load_network
 from priors.weights import fingerprint, require_same_architecture
 from training.help import page
+from training.lost import raise_if_lost
 from training.metrics_file import MetricsFile
 from training.run import Run, changes, require_whole_rows, show_results
 from training.wandb import wandb_logger
@@ -215,6 +217,8 @@ class Train(LightningCLI):
         refuse_tasks_without_a_world(self.trainer)
         self.datamodule.setup("fit")  # data that cannot be used leave no trace of the run
         first = self.trainer.is_global_zero
+        if is_child(self.trainer):
+            end_with_parent()
         with alone_in(self.run.directory, "train.py") if first else nullcontext():
             require_whole_rows(self.run.directory)
             newest = newest_checkpoint(self.run.directory)  # which has been checked
@@ -232,6 +236,9 @@ class Train(LightningCLI):
                     f"images: the same command resumes from {self.run.directory / 'checkpoints'}"
                 )
                 end_child(self.trainer)
+                raise
+            except RuntimeError as error:
+                raise_if_lost(self.trainer, error)
                 raise
 
     @rank_zero_only
@@ -258,9 +265,14 @@ def end_child(trainer: pl.Trainer) -> None:
     It would answer any other by killing rank 0, whose status tells. A launcher of the user's own
     (torchrun, srun) is given every process's status.
     """
-    environment = cast(Any, trainer)._accelerator_connector.cluster_environment
-    if type(environment) is LightningEnvironment and not trainer.is_global_zero:
+    if is_child(trainer):
         sys.exit(0)
+
+
+def is_child(trainer: pl.Trainer) -> bool:
+    """Whether Lightning has launched this process, and no launcher of the user's own."""
+    environment = cast(Any, trainer)._accelerator_connector.cluster_environment
+    return type(environment) is LightningEnvironment and not trainer.is_global_zero
 
 
 def refuse_tasks_without_a_world(trainer: pl.Trainer) -> None:
