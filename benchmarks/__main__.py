@@ -17,6 +17,7 @@ NAMES = (
     "methods",
     "bm3d",
     "deep-decoder",
+    "loader",
     "faults",
 )
 

@@ -24,47 +24,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-import torch
-
-from benchmarks.measure import table
+from benchmarks.measure import print_table
+from benchmarks.tiny import Process, Program, differences, same
 from callbacks.checkpoints import newest_checkpoint
 from priors.checkpoint import read_checkpoint
-from results.rows import KEY, read_rows
 
-ANY_MODEL = [
-    *("--data=datamodules.faces.ProceduralFaces", "--data.image_size=8", "--data.batch_size=8"),
-    *("--data.training_images=262", "--data.held_out_images=5"),  # an epoch is 256 images
-    *("--model.total_images=1024", "--model.ema_half_life=32"),
-    *("--recovery.during.problems=[cs-10%]", "--recovery.during.images=3"),
-    *("--recovery.at_end.problems=[cs-25%]", "--recovery.at_end.images=5"),
-    *("--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1", "--samples.count=4"),
-    *("--checkpoints.every_minutes=0", "--run.wandb=disabled"),
-]
-GLOW = [
-    *("train.py", "fit", "--config=configs/demo.yaml", *ANY_MODEL),
-    *("--model.network.image_size=8", "--model.network.steps=1", "--model.network.levels=2"),
-    *("--model.network.hidden=8", "--model.network.last_level_steps=1"),
-    *("--model.warmup_images=16", "--model.initialization_images=16"),
-]
-GAN = [
-    *("train.py", "fit", "--config=configs/pggan_celeba32.yaml", *ANY_MODEL),
-    *("--model.generator.image_size=8", "--model.generator.latent_dim=8"),
-    *("--model.generator.base=32", "--model.discriminator.base=32"),
-    *("--model.discriminator.image_size=8", "--recovery.methods.csgm.init_args.steps=20"),
-    "--model.growth={stabilise_images: 300, fade_images: 400}",  # 4px, a fade, 8px
-]
-COMMANDS = {
-    "glow": GLOW,
-    "gan": GAN,
-    "two": [*GLOW, "--config=configs/cluster.yaml", "--trainer.devices=2"],
-    "wandb": [*GLOW, "--run.wandb=offline"],
-    "evaluation": [
-        *("evaluate.py", "--config=configs/evaluate/demo.yaml", "--image_size=8"),
-        *("--trials.methods=[glow, lasso-dct, pseudo-inverse]", "--trials.images=32"),
-        *("--methods.glow.method.init_args.evaluations=60", "--batch_size=2", "--device=cpu"),
-    ],
-}
-WAIT = 300.0  # seconds after which a program that should have done something is said to hang
 ENDS = 10.0  # seconds within which the other processes of a killed one end
 
 
@@ -77,74 +41,21 @@ class Outcome:
     seconds: list[float] = field(default_factory=list)
 
     def note(self, lost: str) -> None:
-        if lost:
-            self.lost.append(lost)
-
-
-class Program:
-    """A program that runs in a folder of its own, again and again until it has ended by itself."""
-
-    def __init__(self, kind: str, folder: Path, prior: Path | None = None) -> None:
-        self.folder, self.log = folder, folder.with_suffix(".log")
-        self.command = [sys.executable, *COMMANDS[kind]]
-        if kind == "evaluation":
-            self.command += [f"--root={folder.parent}", f"--name={folder.name}"]
-            self.command += [f"--priors={{glow: {prior}}}"]
-        else:
-            self.command += [f"--run.root={folder.parent}", f"--run.name={folder.name}"]
-
-    def start(self, *before: str) -> "subprocess.Popen[bytes]":
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
-        with self.log.open("wb") as log:
-            command = [*before, *self.command]
-            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-
-    def until_at_work(self, process: "subprocess.Popen[bytes]") -> float:
-        """Wait until it has written a number or a row more, or has ended; returns seconds."""
-        began, before = time.monotonic(), self.written()
-        while self.written() <= before and process.poll() is None:
-            if time.monotonic() - began > WAIT:
-                process.kill()
-            time.sleep(0.02)
-        return time.monotonic() - began
-
-    def written(self) -> int:
-        files = [*self.folder.glob("metrics.jsonl"), *self.folder.glob("rows*.csv")]
-        return sum(max(0, path.stat().st_size - 500) for path in files)  # more than a header
-
-    def finish(self, process: "subprocess.Popen[bytes]") -> str:
-        """Wait for its end; returns what was wrong with it, or ""."""
-        try:
-            status = process.wait(WAIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return f"hangs for {WAIT:.0f} s"
-        return f"status {status}: {self.said()}" if status else ""
-
-    def said(self) -> str:
-        return (self.log.read_text(errors="replace").strip().splitlines() or [""])[-1][:200]
+        self.lost += [lost] if lost else []
 
 
 class Campaign:
-    """Faults that take turns until the time is over.
+    """What faults share: a folder, random moments and places, the tries and the time of each."""
 
-    Args:
-        folder: of all that it makes.
-        seed: of moments, places and sizes.
-    """
-
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.random = folder, random.Random(seed)
-        self.most, self.deadline = 25, 0.0
+    def __init__(self, folder: Path, seed: int, tries: int) -> None:
+        self.folder, self.random, self.tries = folder, random.Random(seed), tries
+        self.deadline = 0.0  # of the present fault, which is tried once at least
         self.whole: dict[str, Path] = {}
         self.made = 0
 
-    def allow(self, minutes: float, tries: int) -> None:
-        self.most, self.deadline = tries, time.monotonic() + 60 * minutes
-
     def goes_on(self, outcome: Outcome) -> bool:
-        """At least one try, then as long as there are time and tries."""
-        return not outcome.tries or (outcome.tries < self.most and time.monotonic() < self.deadline)
+        late = time.monotonic() > self.deadline
+        return outcome.tries < (1 if late else self.tries)
 
     def new(self, kind: str) -> Program:
         self.made += 1
@@ -162,7 +73,7 @@ class Campaign:
         return self.whole[kind]
 
 
-Harm = Callable[[Campaign, Program, "subprocess.Popen[bytes]"], str]
+Harm = Callable[[Campaign, Program, Process], str]
 
 
 def disturbed(campaign: Campaign, kind: str, harm: Harm) -> Outcome:
@@ -176,11 +87,11 @@ def disturbed(campaign: Campaign, kind: str, harm: Harm) -> Outcome:
         while True:
             process = program.start()
             seconds = program.until_at_work(process)
-            if harmed:
-                outcome.seconds.append(seconds)
-            if campaign.goes_on(outcome):
-                time.sleep(campaign.random.uniform(0, 3))
-            if not campaign.goes_on(outcome) or process.poll() is not None:
+            outcome.seconds += [seconds] if harmed else []
+            if not campaign.goes_on(outcome):
+                break
+            time.sleep(campaign.random.uniform(0, 3))
+            if process.poll() is not None:
                 break
             outcome.note(harm(campaign, program, process))
             outcome.tries, harmed = outcome.tries + 1, True
@@ -188,73 +99,36 @@ def disturbed(campaign: Campaign, kind: str, harm: Harm) -> Outcome:
     return outcome
 
 
-def differences(one: Path, other: Path) -> str:
-    """What two finished runs or evaluations differ in, or ""."""
-    found = []
-    paths = [newest_checkpoint(folder) for folder in (one, other)]
-    if all(paths):
-        a, b = (read_checkpoint(path) for path in paths if path)
-        parts = [
-            p for p in ("images_seen", "state_dict", "optimizer_states") if not same(a[p], b[p])
-        ]
-        found += [f"{part} differ" for part in parts]
-    rows = [read_rows(folder, every=True) for folder in (one, other)]
-    if rows[0].duplicated(KEY).any():
-        found.append("rows twice")
-    columns = [column for column in rows[0] if column not in ("run", "seconds")]
-    tables = [frame.drop_duplicates(KEY)[columns].sort_values(KEY[1:]) for frame in rows]
-    if tables[0].to_csv(index=False) != tables[1].to_csv(index=False):
-        found.append(f"rows differ ({len(tables[0])} and {len(tables[1])})")
-    files = [
-        {str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in (one, other)
-    ]
-    found += [f"file {name}" for name in sorted(files[0] ^ files[1]) if "wandb" not in name]
-    return ", ".join(found)
-
-
-def same(one: object, other: object) -> bool:
-    """Equal in every bit, however nested."""
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and torch.equal(one, other)
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
-
-
 # --- what happens to a process
 
 
-def kill(campaign: Campaign, program: Program, process: "subprocess.Popen[bytes]") -> str:
+def kill(campaign: Campaign, program: Program, process: Process) -> str:
     process.kill()
-    process.wait()
-    return ""
+    return program.ended(process, "status -9")
 
 
-def terminate(campaign: Campaign, program: Program, process: "subprocess.Popen[bytes]") -> str:
+def terminate(campaign: Campaign, program: Program, process: Process) -> str:
     process.terminate()
-    wrong = program.finish(process)
-    return "" if wrong.startswith(("status 143", "status -15")) else wrong or "status 0"
+    return program.ended(process, "status 143", "Stopped by SIGTERM")
 
 
-def fill_disk(campaign: Campaign, program: Program, process: "subprocess.Popen[bytes]") -> str:
+def fill_disk(campaign: Campaign, program: Program, process: Process) -> str:
     size = campaign.random.choice([1, 1000, 100_000])  # every file, larger ones, checkpoints
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
-    wrong = program.finish(process)
-    named = "File too large" in program.log.read_text() and wrong.startswith("status 2")
-    return "" if named or not wrong else wrong
+    return program.ended(process, "status 2", "File too large")
 
 
-def kill_one_of_two(
-    campaign: Campaign, program: Program, process: "subprocess.Popen[bytes]"
-) -> str:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+def kill_one_of_two(campaign: Campaign, program: Program, process: Process) -> str:
     began = time.monotonic()
-    os.kill(int(children[0]), signal.SIGKILL)
-    wrong, seconds = program.finish(process), time.monotonic() - began
-    named = "rank 1" in program.log.read_text() or "rank: 1" in program.log.read_text()
-    return "" if wrong and named and seconds < ENDS else f"{wrong or 'status 0'}, {seconds:.0f} s"
+    kill_child(process, "train.py")
+    wrong = program.ended(process, "status", "rank 1", "rank: 1")
+    seconds = time.monotonic() - began
+    return wrong if seconds < ENDS else f"the other ended after {seconds:.0f} s"
+
+
+def kill_child(process: Process, name: str) -> None:
+    found = subprocess.run(["pgrep", "-P", str(process.pid), "-f", name], capture_output=True)
+    os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
 
 
 # --- the faults
@@ -296,23 +170,16 @@ def full_disk_evaluation(campaign: Campaign) -> Outcome:
 
 
 def kill_wandb(campaign: Campaign) -> Outcome:
-    """kill -9 of wandb-core in training"""
+    """kill -9 of wandb-core in training, which goes on"""
     outcome = Outcome()
     while campaign.goes_on(outcome):
         program = campaign.new("wandb")
         process = program.start()
         program.until_at_work(process)
-        time.sleep(campaign.random.uniform(0, 2))
-        group = subprocess.run(
-            ["pgrep", "-P", str(process.pid), "-f", "wandb-core"], capture_output=True, text=True
-        )
-        for child in group.stdout.split():
-            os.kill(int(child), signal.SIGKILL)
-        outcome.note("" if group.stdout else "no wandb-core found")
+        kill_child(process, "wandb-core")
         outcome.tries += 1
-        outcome.note(
-            program.finish(process) or differences(program.folder, campaign.undisturbed("glow"))
-        )
+        wrong = program.finish(process)
+        outcome.note(wrong or differences(program.folder, campaign.undisturbed("glow")))
     return outcome
 
 
@@ -338,7 +205,7 @@ def damaged(campaign: Campaign, damage: Callable[[bytes], bytes]) -> Outcome:
     shutil.copytree(campaign.undisturbed("glow") / "checkpoints", folder / "checkpoints")
     last = folder / "checkpoints" / "last.ckpt"
     whole, content = last.read_bytes(), read_checkpoint(last)
-    for number in range(40 * campaign.most):
+    for number in range(40 * campaign.tries):
         last.write_bytes(damage(whole) if number else b"")
         with warnings.catch_warnings(action="ignore"):
             taken = newest_checkpoint(folder)
@@ -363,31 +230,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tries", type=int, default=25, help="of each fault, at most")
     parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS), metavar="NAME")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/faults"), help="faults.md, .json")
+    parser.add_argument("--out", type=Path, default=Path("runs/faults.json"))
 
 
 def run(options: argparse.Namespace) -> None:
-    ends, outcomes = time.monotonic() + 60 * options.minutes, {}
+    end = time.monotonic() + 60 * options.minutes
+    rows, found = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(Path(folder), options.seed)
+        campaign = Campaign(Path(folder), options.seed, options.tries)
         for number, name in enumerate(options.only):
-            left = (ends - time.monotonic()) / 60 / (len(options.only) - number)
-            campaign.allow(left, options.tries)
-            outcomes[name] = FAULTS[name](campaign)
-            print(f"{name}: {asdict(outcomes[name])}", file=sys.stderr, flush=True)
-    rows = [[inspect.getdoc(FAULTS[name]), *cells(outcome)] for name, outcome in outcomes.items()]
-    text = table(["fault", "tried", "lost", "seconds until work goes on"], rows)
-    print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "faults.md").write_text(text + "\n")
-    found = {name: asdict(outcome) for name, outcome in outcomes.items()}
-    (options.out / "faults.json").write_text(json.dumps(found, indent=1) + "\n")
-    if any(outcome.lost for outcome in outcomes.values()):
+            now = time.monotonic()
+            campaign.deadline = now + (end - now) / (len(options.only) - number)
+            outcome = FAULTS[name](campaign)
+            found[name] = asdict(outcome)
+            print(name, found[name], file=sys.stderr, flush=True)
+            lost = "; ".join(dict.fromkeys(outcome.lost)) or "nothing"
+            seconds = [
+                f"{f(outcome.seconds):.0f}" if outcome.seconds else "" for f in (median, max)
+            ]
+            rows.append([inspect.getdoc(FAULTS[name]), outcome.tries, lost, *seconds])
+    print_table(["fault", "tried", "lost", "seconds until work goes on", "at most"], rows)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
+    if any(outcome["lost"] for outcome in found.values()):
         sys.exit(1)
-
-
-def cells(outcome: Outcome) -> tuple[int, str, str]:
-    lost = "; ".join(dict.fromkeys(outcome.lost)) or "nothing"
-    seconds = outcome.seconds
-    took = f"{median(seconds):.0f}, at most {max(seconds):.0f}" if seconds else ""
-    return outcome.tries, lost, took

@@ -47,19 +47,12 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Make one Markdown table."""
-    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
-    lines = []
-    for row in [header, ["-" * width for width in widths], *rows]:
-        cells = (str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
     """Print one Markdown table, with the note and the machine below it."""
-    print(table(header, rows))
+    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, ["-" * width for width in widths], *rows]:
+        cells = (str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(f"| {' | '.join(cells)} |")
     print(f"\n{note} {machine()}".replace("\n ", "\n"))
 
 
