@@ -41,12 +41,13 @@ COMMANDS = {
     "wandb": [*GLOW, "--run.wandb=offline"],
     "evaluation": [
         *("evaluate.py", "--config=configs/evaluate/demo.yaml", "--image_size=8"),
-        *("--trials.methods=[glow, lasso-dct, pseudo-inverse]", "--trials.images=32"),
-        *("--methods.glow.method.init_args.evaluations=60", "--batch_size=2", "--device=cpu"),
+        *("--trials.methods=[glow, pseudo-inverse]", "--trials.problems=[cs-25%]"),
+        *("--trials.images=16", "--methods.glow.method.init_args.evaluations=60"),
+        *("--batch_size=2", "--device=cpu"),
     ],
 }
 Process = subprocess.Popen[bytes]
-WAIT = 300.0  # seconds after which a program that should have done something is said to hang
+WAIT = 600.0  # seconds after which a program that should have done something is said to hang
 
 
 class Program:
