@@ -14,6 +14,7 @@ from cli.help import show_help
 from core.stopping import Stopped, Unfinished
 
 HELP = Path(__file__).parent / "training" / "help.txt"
+LAUNCHER = "lightning_fabric.strategies.launchers.subprocess_script"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,12 +32,13 @@ def main(arguments: list[str] | None = None) -> None:
 
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # their reports
+        logging.getLogger(LAUNCHER).setLevel(logging.INFO)  # which process died, before all end
         Train(arguments)
     except Stopped as stopped:
         sys.exit(stopped.status)
     except Unfinished as unfinished:
         print(unfinished, file=sys.stderr)
-        sys.exit(3)
+        sys.exit(unfinished.status)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("INVERTIBLE_PRIORS_TRACEBACK"):
             raise

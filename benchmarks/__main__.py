@@ -17,6 +17,8 @@ NAMES = (
     "methods",
     "bm3d",
     "deep-decoder",
+    "loader",
+    "faults",
 )
 
 

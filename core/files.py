@@ -11,8 +11,8 @@ from typing import BinaryIO
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file next to `path` for writing, and move it there once it is on disk.
 
-    A process that dies in between leaves the old file as it was. Raises OSError if the file cannot
-    be written, and removes what was written of it.
+    A process that dies in between leaves the old file as it was. Raises OSError, naming `path`, if
+    the file cannot be written, and removes what was written of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
@@ -22,8 +22,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        said: BaseException | None = error if isinstance(error, Exception) else None
+        while said is not None and not isinstance(said, OSError):
+            said = said.__context__  # torch's writer hides it behind an error of its own
+        if said is not None and said.errno is not None:
+            raise OSError(said.errno, said.strerror, str(path)) from error
         raise
 
 

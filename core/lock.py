@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""One process at a time in a folder, or the processes of one launcher."""
 
 import errno
 import fcntl
@@ -12,19 +12,27 @@ UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
-def alone_in(folder: Path, program: str) -> Iterator[None]:
+def alone_in(
+    folder: Path, program: str, name: str = ".lock", *, shared: bool = False
+) -> Iterator[None]:
     """Hold a lock on the folder, which is made if need be; the death of the process releases it.
 
     Where the file system has no locks, says so on stderr and goes on.
+
+    Args:
+        folder: that nobody else may work in.
+        program: what works there, for messages.
+        name: of the lock's file.
+        shared: others may hold the lock too, if they share it.
 
     Raises:
         ValueError: another process holds it.
         OSError: the folder cannot be made or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / name).open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
                 f"another {program} is at work in {folder}: wait for it, or choose another name"

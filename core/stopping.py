@@ -22,7 +22,15 @@ class Stopped(Exception):
 
 
 class Unfinished(Exception):
-    """Training ended in order, before it had seen all its images."""
+    """Training ended before it had seen all its images; `status` is the exit status it asks for."""
+
+    status = 3
+
+
+class ProcessLost(Unfinished):
+    """One of the processes that train together has died, and training cannot go on without it."""
+
+    status = 1
 
 
 def note_signals(forward: Callable[[int], object] | None = None) -> None:

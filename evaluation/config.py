@@ -22,6 +22,7 @@ from datamodules.shards import load_images
 from datamodules.tables import read_attributes
 from evaluation.help import page
 from evaluation.plan import Trials
+from evaluation.share import Share, this_share
 from priors import load_prior
 from priors.prior import Prior
 from recovery.operators import ImageShape
@@ -57,7 +58,7 @@ class Evaluation:
             environment variable INVERTIBLE_PRIORS_ATTRIBUTES.
         name_column: of the images' names in it; by default name, or else image_id.
         root: folder of all evaluations.
-        device: auto takes all GPUs, or the CPU.
+        device: auto takes all GPUs, or the CPU; under torchrun or srun, a GPU for each process.
         processes: per device; each takes a part of the images.
         batch_size: images recovered at once; bounds memory, changes no result.
         pictures: images of every set shown in the report.
@@ -113,12 +114,19 @@ class Evaluation:
         studied = any(names_in(study, [name]) for study in self.studies.values())
         return None if studied or self.trials.balance else self.trials.images
 
+    @property
+    def share(self) -> Share:
+        """What this process has of it."""
+        return this_share()
+
     def devices(self) -> list[torch.device]:
-        """One entry per process."""
+        """One entry per process; those of one launcher's process are on one device."""
         if self.device != "auto":
             found = [torch.device(self.device)]
         elif torch.cuda.is_available():
             found = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+            if self.share.count > 1:  # some launchers show a process one GPU alone, some all
+                found = [found[self.share.local_rank % len(found)]]
         else:
             found = [torch.device("cpu")]
         return [device for device in found for _ in range(self.processes)]

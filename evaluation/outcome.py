@@ -23,13 +23,14 @@ from cli.wandb import split_project
 from core.files import write_whole
 from evaluation.config import Mode
 from evaluation.plan import Trials
+from evaluation.share import Share
 from report.page import Section
 from results.identity import describe
 from results.means import GROUP, image_means, per_image
 from results.rows import KEY
 from studies.study import Given, Study, Tables, names_in
 
-MACHINES = "machines.json"  # the machines that made the rows
+MACHINES = "machines"  # files of the machines that made the rows, one of each process
 
 
 def study_tables(
@@ -159,7 +160,7 @@ def sample_sheets(folder: Path, rows: pd.DataFrame, trials: Trials) -> dict[str,
     return sheets
 
 
-def this_machine(devices: Sequence[torch.device]) -> dict[str, str]:
+def this_machine(devices: Sequence[torch.device], share: Share) -> dict[str, str]:
     """Name the versions and the hardware that make recoveries now."""
     names = {
         torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
@@ -171,26 +172,33 @@ def this_machine(devices: Sequence[torch.device]) -> dict[str, str]:
     return {
         "versions": ", ".join(versions),
         "hardware": f"{', '.join(sorted(names))}, {os.cpu_count()} cores",
-        "processes": str(len(devices)),
+        "processes": str(share.count * len(devices)),
     }
 
 
-def remember_machine(folder: Path, devices: Sequence[torch.device]) -> None:
+def remember_machine(folder: Path, devices: Sequence[torch.device], share: Share) -> None:
     """Note on disk what makes the rows to come: a later run may only draw them."""
-    known = _read_json(folder / MACHINES).get("machines", [])
-    now = this_machine(devices)
+    path = folder / share.file(MACHINES, ".json")
+    known = _read_json(path).get("machines", [])
+    now = this_machine(devices, share)
     if now not in known:
-        write_whole(folder / MACHINES, json.dumps({"machines": [*known, now]}))
+        write_whole(path, json.dumps({"machines": [*known, now]}))
 
 
 def details(
-    rows: pd.DataFrame, folder: Path, devices: Sequence[torch.device], seeds: Sequence[int]
+    rows: pd.DataFrame,
+    folder: Path,
+    devices: Sequence[torch.device],
+    share: Share,
+    seeds: Sequence[int],
 ) -> dict[str, str]:
     """Collect what a reader needs to judge and repeat it: command, versions, seeds, hardware.
 
     Versions and hardware are those that made the rows, all of them.
     """
-    machines = _read_json(folder / MACHINES).get("machines") or [this_machine(devices)]
+    files = sorted(folder.glob(f"{MACHINES}*.json"))
+    machines = [machine for file in files for machine in _read_json(file).get("machines", [])]
+    machines = machines or [this_machine(devices, share)]
     found = {"command": f"python {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}"}
     found |= {key: "; ".join(dict.fromkeys(m[key] for m in machines)) for key in machines[0]}
     if rows.empty:  # studies alone

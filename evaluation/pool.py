@@ -1,10 +1,8 @@
 """Tasks on one process or many. Each appends to a rows file of its own; readers merge them."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +14,9 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from core.files import whole_file
+from core.parent import end_with_parent
 from evaluation.plan import Bench, Task
+from evaluation.share import Share
 from recovery.methods import Progress
 from results.identity import ConfigTexts
 from results.rows import RowFile
@@ -111,6 +111,7 @@ def perform_all(
     make: Callable[[torch.device], Bench],
     devices: Sequence[torch.device],
     folder: Path,
+    share: Share,
     progress: Progress | None = None,
 ) -> Iterator[Done]:
     """Yield tasks as they end; one process per device, this one alone if there is one device.
@@ -120,6 +121,7 @@ def perform_all(
         make: makes the bench on a device; must be picklable for several devices.
         devices: of the processes.
         folder: of rows and pictures.
+        share: whose tasks they are; names the files of rows.
         progress: of this process alone.
 
     Raises:
@@ -127,16 +129,17 @@ def perform_all(
         RuntimeError: a process was killed, for lack of memory, say.
     """
     if len(devices) == 1:
-        worker = Worker(make(devices[0]), folder / "rows.csv", folder / "pictures")
+        rows = folder / share.file("rows", ".csv")
+        worker = Worker(make(devices[0]), rows, folder / "pictures")
         yield from (worker.perform(task, progress) for task in tasks)
         return
     context = multiprocessing.get_context("spawn")
     places = context.SimpleQueue()
     for index, device in enumerate(devices):
-        places.put((index, str(device)))
+        rows = folder / share.file("rows", f"-{index}.csv")
+        RowFile(rows)  # meet a full disk here, where the user gets to know
+        places.put((str(rows), str(device)))
     threads = max(1, (os.cpu_count() or 1) // len(devices))
-    for index in range(len(devices)):  # meet a full disk here, where the user gets to know
-        RowFile(folder / f"rows-{index}.csv")
     with ProcessPoolExecutor(
         len(devices),
         mp_context=context,
@@ -165,23 +168,21 @@ _worker: Worker
 
 
 def _start(
-    places: "multiprocessing.queues.SimpleQueue[tuple[int, str]]",
+    places: "multiprocessing.queues.SimpleQueue[tuple[str, str]]",
     threads: int,
     make: Callable[[torch.device], Bench],
     folder: Path,
 ) -> None:
     """Set up a new process: it ends with its parent, and leaves Ctrl-C to it."""
     global _worker
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():  # while this imported torch
-            os._exit(1)
+    end_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # while this imported torch
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    index, device = places.get()
-    rows = folder / f"rows-{index}.csv"
-    _worker = Worker(make(torch.device(device)), rows, folder / "pictures")
+    rows, device = places.get()
+    _worker = Worker(make(torch.device(device)), Path(rows), folder / "pictures")
 
 
 def _perform(task: Task) -> Done:

@@ -3,7 +3,8 @@
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -95,23 +96,41 @@ def chosen_images(
     return chosen
 
 
-def recover(evaluation: Evaluation, text: str, bench: Bench) -> tuple[pd.DataFrame, list[str]]:
-    """Recover what has no row yet; return the rows of this evaluation, and what failed."""
-    trials, folder = evaluation.trials, evaluation.folder
+@dataclass(frozen=True)
+class Recovered:
+    """The rows of an evaluation, and how this process left it.
+
+    Args:
+        rows: of all processes.
+        missing: images that have no row yet, whoever's they are.
+        worked: this process had images to recover.
+        failures: its own, a line each.
+    """
+
+    rows: pd.DataFrame
+    missing: int = 0
+    worked: bool = False
+    failures: list[str] = field(default_factory=list)
+
+
+def recover(evaluation: Evaluation, text: str, bench: Bench) -> Recovered:
+    """Recover this process's share of what has no row yet."""
+    trials, folder, share = evaluation.trials, evaluation.folder, evaluation.share
     require_defined(trials, bench)
     if not trials.problems:
-        return pd.DataFrame(columns=COLUMNS), []
+        return Recovered(pd.DataFrame(columns=COLUMNS))
     chosen = chosen_images(evaluation, bench.sets, attribute_table(evaluation))
-    texts = ConfigTexts(folder / "configs.jsonl")
+    texts = ConfigTexts(folder / share.file("configs", ".jsonl"))
     jobs: list[tuple[Job, Sequence[int]]] = []
-    RowFile(folder / "rows.csv")  # so that there is a file to read
+    RowFile(folder / share.file("rows", ".csv"))  # so that there is a file to read
     earlier = read_rows(folder, every=True)
     for job in plan(trials, bench, evaluation.name, texts):
         most = bench.methods[job.template.method].images
         jobs.append((job.as_begun(earlier), chosen[job.images.name][:most]))
+    own = [(job, share.of(images, number)) for number, (job, images) in enumerate(jobs)]
     tasks = [
         task
-        for job, images in jobs
+        for job, images in own
         for task in tasks_of(
             job,
             earlier,
@@ -120,12 +139,14 @@ def recover(evaluation: Evaluation, text: str, bench: Bench) -> tuple[pd.DataFra
             evaluation.pictured(job.template.seed),
         )
     ]
-    total = sum(len(images) for _, images in jobs)
+    total = sum(len(images) for _, images in own)
     failures: list[str] = []
     if tasks:
-        remember_machine(folder, evaluation.devices())
+        remember_machine(folder, evaluation.devices(), share)
         failures = perform(evaluation, text, bench, tasks, total, earlier)
-    return current(read_rows(folder, every=True), jobs), failures
+    rows = read_rows(folder, every=True)
+    missing = sum(len(set(images) & set(job.missing(rows))) for job, images in jobs)
+    return Recovered(current(rows, jobs), missing, bool(tasks), failures)
 
 
 def perform(
@@ -139,16 +160,19 @@ def perform(
     """Perform the tasks with a bar that shows the time left; return what failed."""
     devices = evaluation.devices()
     make = partial(bench_of_text, text) if len(devices) > 1 else lambda device: bench
+    share = evaluation.share
     left = TimeLeft(tasks, earlier, len(devices))
     failures: Counter[str] = Counter()  # each failure once, with the images it cost
     missing = sum(len(task.images) for task in tasks)
-    with image_bar("Recovering", total, initial=total - missing, bar_format=BAR) as bar:
+    with image_bar(
+        "Recovering", total, initial=total - missing, bar_format=BAR, disable=share.rank > 0
+    ) as bar:
 
         def show(evaluation: int, active: int) -> None:
             bar.set_postfix_str(f"{left}, evaluation {evaluation}", refresh=False)
             bar.update(0)
 
-        for done in perform_all(tasks, make, devices, evaluation.folder, progress=show):
+        for done in perform_all(tasks, make, devices, evaluation.folder, share, show):
             left.count(done)
             bar.set_postfix_str(str(left), refresh=False)
             bar.update(len(done.task.images))
@@ -216,7 +240,8 @@ def report(
         sections = [replace(sections[0], sentences=())]
     else:
         summary += [said for section in sections for said in section.summary or section.sentences]
-    about = details(rows, folder, evaluation.devices(), evaluation.trials.seeds)
+    devices, seeds = evaluation.devices(), evaluation.trials.seeds
+    about = details(rows, folder, devices, evaluation.share, seeds)
     page = folder / "report.html"
     write_page(page, title, summary, sections, about)
     write_markdown(folder / "report.md", title, summary, sections, about)
@@ -241,13 +266,48 @@ def evaluate(evaluation: Evaluation, text: str) -> list[str]:
             evaluation.studies[name].check(given)
         except ValueError as error:
             raise ValueError(f"studies.{name}: {error}") from error
-    with alone_in(evaluation.folder, "evaluate.py"):
-        rows, failures = recover(evaluation, text, bench)
-        sections, tables, failed = run_studies(evaluation, bench, rows)
-        failures += failed
-        page = report(evaluation, rows, sections, failures)
-        if evaluation.wandb != "disabled":
-            flat = {f"{n}/{k}": t for n, of in tables.items() for k, t in of.items()}
-            name, mode = evaluation.name, evaluation.wandb
-            to_wandb(evaluation.project, name, mode, evaluation.folder, rows, page, flat)
+    folder, share = evaluation.folder, evaluation.share
+    if share.count == 1:
+        with alone_in(folder, "evaluate.py"):
+            return finish(evaluation, bench, recover(evaluation, text, bench))
+    with (
+        alone_in(folder, "evaluate.py", shared=True),
+        alone_in(folder, "evaluate.py", f".lock-rank{share.rank}"),
+    ):
+        return finish_if_last(evaluation, bench, recover(evaluation, text, bench))
+
+
+def finish_if_last(evaluation: Evaluation, bench: Bench, recovered: Recovered) -> list[str]:
+    """Finish an evaluation in several processes if none has anything left to recover.
+
+    The process that writes the last row finds it so. Where none had anything to do, the first
+    process finishes.
+    """
+    share = evaluation.share
+    if recovered.missing:
+        print(
+            f"Process {share.rank} of {share.count} has done its share. {recovered.missing} "
+            "recoveries have no row yet: the process that is done last reports. If one has "
+            "ended before its time, the same command does the rest"
+        )
+    elif recovered.worked or share.rank == 0:
+        with ExitStack() as reporting:
+            try:
+                reporting.enter_context(alone_in(evaluation.folder, "evaluate.py", ".lock-report"))
+            except ValueError:  # another was done at the same moment
+                return recovered.failures
+            return finish(evaluation, bench, recovered)
+    return recovered.failures
+
+
+def finish(evaluation: Evaluation, bench: Bench, recovered: Recovered) -> list[str]:
+    """Make the studies and the report; return what failed."""
+    rows = recovered.rows
+    sections, tables, failed = run_studies(evaluation, bench, rows)
+    failures = [*recovered.failures, *failed]
+    page = report(evaluation, rows, sections, failures)
+    if evaluation.wandb != "disabled":
+        flat = {f"{n}/{k}": t for n, of in tables.items() for k, t in of.items()}
+        name, mode = evaluation.name, evaluation.wandb
+        to_wandb(evaluation.project, name, mode, evaluation.folder, rows, page, flat)
     return failures

@@ -48,7 +48,7 @@ class MaximumLikelihood(Likelihood):
         seed: int = 0,
     ) -> None:
         super().__init__(network, total_images, bits, ema_half_life, sample_temperature, seed)
-        if not hasattr(network, "initialize"):
+        if hasattr(network, "fit"):
             raise ValueError(
                 f"model.network: {type(network).__name__} is not trained by gradient; "
                 "lightning_modules.ClosedForm fits a linear flow"

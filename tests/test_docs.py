@@ -1,6 +1,7 @@
-"""The pages' examples run: those of docs/extending.md in order, and README's Python."""
+"""The pages' examples: those of docs/extending.md run, in order, and README's Python."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from results.rows import read_rows
 from tests.conftest import REPOSITORY
 from tests.helpers import without_recovery
 
-BLOCK = re.compile(r"^```(python|yaml)(?: title=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(python|yaml|bash)(?: title=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: str) -> list[tuple[str, str, str]]:
@@ -41,6 +42,13 @@ def test_the_python_of_extending_runs() -> None:
         if language == "python" and not name:
             exec(compile(text, "docs/extending.md", "exec"), names)
     assert "diverged" not in names["searched"].status
+
+
+def test_the_batch_scripts_of_cluster_are_bash() -> None:
+    scripts = [text for language, _, text in blocks("docs/cluster.md") if language == "bash"]
+    assert len(scripts) == 3
+    for script in scripts:
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 def test_each_example_is_short() -> None:

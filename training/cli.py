@@ -34,6 +34,7 @@ from cli.types import register_types
 from core.errors import in_a_line, out_of_memory
 from core.files import write_whole
 from core.lock import alone_in
+from core.parent import end_with_parent
 from core.precision import require_full_precision
 from core.secrets import without_secrets
 from core.stopping import Stopped, Unfinished
@@ -43,6 +44,7 @@ from priors.checkpoint import read_checkpoint
 from priors.load import load_network
 from priors.weights import fingerprint, require_same_architecture
 from training.help import page
+from training.lost import raise_if_lost
 from training.metrics_file import MetricsFile
 from training.run import (
     Run,
@@ -244,6 +246,8 @@ class Train(LightningCLI):
         steps = self.datamodule.stream().steps_per_epoch
         require_interval(self.config_init.fit.trainer.val_check_interval, steps)
         first = self.trainer.is_global_zero
+        if is_child(self.trainer):
+            end_with_parent()
         with alone_in(self.run.directory, "train.py") if first else nullcontext():
             require_whole_rows(self.run.directory)
             newest = newest_checkpoint(self.run.directory)  # which has been checked
@@ -262,6 +266,9 @@ class Train(LightningCLI):
                     f"images: the same command resumes from {self.run.directory / 'checkpoints'}"
                 )
                 end_child(self.trainer)
+                raise
+            except RuntimeError as error:
+                raise_if_lost(self.trainer, error)
                 raise
 
     def require_same_step(self, saved: Mapping[str, Any]) -> None:
@@ -326,9 +333,14 @@ def end_child(trainer: pl.Trainer) -> None:
     It would answer any other by killing rank 0, whose status tells. A launcher of the user's own
     (torchrun, srun) is given every process's status.
     """
-    environment = cast(Any, trainer)._accelerator_connector.cluster_environment
-    if type(environment) is LightningEnvironment and not trainer.is_global_zero:
+    if is_child(trainer):
         sys.exit(0)
+
+
+def is_child(trainer: pl.Trainer) -> bool:
+    """Whether Lightning has launched this process, and no launcher of the user's own."""
+    environment = cast(Any, trainer)._accelerator_connector.cluster_environment
+    return type(environment) is LightningEnvironment and not trainer.is_global_zero
 
 
 def refuse_tasks_without_a_world(trainer: pl.Trainer) -> None:

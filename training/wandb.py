@@ -1,7 +1,11 @@
 """One W&B run for one run, however often it is resumed."""
 
 import secrets
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import wandb
 from pytorch_lightning.loggers import WandbLogger
@@ -14,6 +18,33 @@ from training.run import Run
 
 # seconds that a server may take to answer: `auto` soon goes on without it
 PATIENCE = {"auto": 15.0, "online": 90.0, "offline": 90.0}
+
+
+class Wandb(WandbLogger):
+    """W&B's logger, without which training goes on once W&B's own process has gone."""
+
+    gone = False
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:  # of tables and pictures too
+        self._unless_gone(super().log_metrics, *args, **kwargs)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        self._unless_gone(super().log_hyperparams, *args, **kwargs)
+
+    def _unless_gone(self, send: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        if self.gone:
+            return
+        try:
+            send(*args, **kwargs)
+        except (OSError, WandbError) as error:
+            self.gone = True
+            with suppress(OSError, WandbError):
+                wandb.teardown()  # or it would try again, with a traceback, when the program ends
+            print(
+                f"W&B: {type(error).__name__}: {error}. Training goes on without it: metrics.jsonl "
+                "and rows.csv hold everything",
+                file=sys.stderr,
+            )
 
 
 def wandb_logger(run: Run) -> list[WandbLogger]:
@@ -30,7 +61,7 @@ def wandb_logger(run: Run) -> list[WandbLogger]:
     if not identity.exists() and first_process():
         write_whole(identity, secrets.token_hex(4))
     entity, project = split_project("run.project", run.project)
-    logger = WandbLogger(
+    logger = Wandb(
         entity=entity,
         project=project,
         name=run.name,

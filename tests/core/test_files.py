@@ -1,8 +1,11 @@
 """Files appear whole or not at all."""
 
+import errno
+import resource
 from pathlib import Path
 
 import pytest
+import torch
 
 from core.files import drop_cut_line, whole_file, whole_lines, write_whole
 
@@ -27,6 +30,22 @@ def test_what_stops_half_way_leaves_the_file_before(tmp_path: Path, stop: BaseEx
         file.write(b"half")
         raise stop
     assert path.read_bytes() == b"before" and names(tmp_path) == ["weights"]
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
+    """Whatever writes to it: torch's writer ends with a RuntimeError about its position."""
+    path, limits = tmp_path / "last.ckpt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    said = []
+    try:
+        for size in (1, 1000, 150_000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+            with pytest.raises(OSError, match="large") as caught, whole_file(path) as file:
+                torch.save({"a": torch.zeros(50_000), "b": torch.zeros(5)}, file)
+            said.append(str(caught.value))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert said == [f"[Errno {errno.EFBIG}] File too large: '{path}'"] * 3
+    assert names(tmp_path) == []
 
 
 def test_until_it_is_whole_others_read_the_file_before(tmp_path: Path) -> None:

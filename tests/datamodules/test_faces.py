@@ -271,7 +271,7 @@ def test_the_training_loader_is_this_ranks_from_the_clock_on() -> None:
     assert len({*itertools.chain(*found, *others)}) == 12
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 6])
+@pytest.mark.parametrize("world_size", [1, 2, 4, 6])
 def test_validation_covers_each_image_once_over_all_ranks(world_size: int) -> None:
     data = procedural(validation_batch_size=2)
     found: dict[str, list[int]] = {"faces-val": [], "faces-ood": []}

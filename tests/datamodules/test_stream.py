@@ -103,6 +103,11 @@ def test_the_same_global_batch_has_the_same_images_on_any_number_of_ranks() -> N
     alone = epoch_of_ranks(1, batch_size=8)
     assert epoch_of_ranks(2, batch_size=4) == alone
     assert epoch_of_ranks(4, batch_size=2) == alone
+    assert epoch_of_ranks(4, batch_size=2, images_seen=16) == alone[2:]  # resumed on others
+    three = FakeShards([13, 13, 13])  # more ranks than shards, and fewer
+    assert epoch_of_ranks(2, batch_size=4, images=three) == epoch_of_ranks(
+        4, batch_size=2, images=three
+    )
 
 
 def test_other_images_are_left_out_every_epoch() -> None:

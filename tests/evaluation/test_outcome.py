@@ -50,7 +50,7 @@ def test_a_page_tells_what_its_rows_were_made_on(run: Run, monkeypatch: pytest.M
     options = ["--trials.methods=[adjoint]", "--trials.seeds=[0]", "--trials.images=1"]
     made = {"versions": "Python 3.11, torch 1", "hardware": "a GPU", "processes": "8"}
     with monkeypatch.context() as patch:
-        patch.setattr("evaluation.outcome.this_machine", lambda _: made)
+        patch.setattr("evaluation.outcome.this_machine", lambda *_: made)
         run(*options)
     page = run(*options) / "report.md"  # only drawn anew, here
     assert all(f"\n    {value}\n" in page.read_text() for value in made.values())

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import wandb
+from pytorch_lightning.loggers import WandbLogger
 
-from tests.helpers import refused, run
+from tests.helpers import losses, refused, run
 
 
 @pytest.mark.parametrize("asked", ["auto", "online"])
@@ -46,3 +47,17 @@ def test_wandb_keeps_its_run_and_its_axis(tiny: list[str]) -> None:
     folders = sorted(path.name for path in (directory / "wandb").glob("offline-run-*"))
     assert len(folders) == 2
     assert all(name.endswith(identity) for name in folders)
+
+
+def test_training_goes_on_without_wandbs_process(
+    tiny: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        calls.append(1)
+        raise ConnectionResetError("Connection lost")
+
+    calls: list[int] = []
+    monkeypatch.setattr(WandbLogger, "log_metrics", killed)
+    directory = run(tiny, "--run.wandb=offline", "--model.total_images=64")
+    assert max(losses(directory)) == 64 and len(calls) == 1
+    assert "W&B: ConnectionResetError: Connection lost. Training goes on" in capsys.readouterr().err
