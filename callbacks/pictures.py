@@ -13,7 +13,8 @@ from torchvision.utils import make_grid, save_image
 
 from core.files import whole_file
 from datamodules.image_set import ImageSet
-from results.trial import Job, Trial, measurement_as_image
+from results.pictures import OF_SAMPLES, measurement_as_image, pictures_of
+from results.trial import Job, Trial
 
 COLUMNS = ("truth", "measurement")
 
@@ -41,7 +42,9 @@ class RecoveryPictures:
         if seen is None:
             seen = torch.ones_like(trial.truth)  # blank: there is nothing to show
         method = job.template.method
-        columns = {"truth": trial.truth, "measurement": seen, method: trial.recovery.image}
+        columns = {"truth": trial.truth, "measurement": seen}
+        for what, images in pictures_of(trial.recovery).items():
+            columns[method if what == "recovery" else f"{method}, {what}"] = images
         shown = set(job.images.image_names[: self.images])
         for i, row in enumerate(trial.rows[-len(trial.y) :]):
             if row.image in shown:
@@ -67,7 +70,7 @@ class RecoveryPictures:
             rows = [folder for folder in folders if folder.exists()][: self.images]
             columns = [
                 column
-                for column in (*COLUMNS, *methods)
+                for column in (*COLUMNS, *every_column_of(methods))
                 if any((row / f"{column}.png").exists() for row in rows)
             ]
             if columns:
@@ -86,3 +89,12 @@ class RecoveryPictures:
         cells = {p: decode_image(str(p), ImageReadMode.RGB) for p in paths if p.exists()}
         blank = torch.full_like(next(iter(cells.values())), 255)
         return torch.stack([cells.get(path, blank) for path in paths])
+
+
+def every_column_of(methods: Sequence[str]) -> list[str]:
+    """List the columns that pictures of these methods may have, in order."""
+    return [
+        column
+        for method in methods
+        for column in (method, *(f"{method}, {what}" for what in OF_SAMPLES))
+    ]

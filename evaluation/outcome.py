@@ -27,6 +27,7 @@ from evaluation.share import Share
 from report.page import Section
 from results.identity import describe
 from results.means import GROUP, image_means, per_image
+from results.pictures import OF_SAMPLES
 from results.rows import KEY
 from studies.study import Given, Study, Tables, names_in
 
@@ -138,7 +139,9 @@ def sample_sheets(folder: Path, rows: pd.DataFrame, trials: Trials) -> dict[str,
             continue
         first = pictured[0]
         files = {what: f"{first}/{what}.png" for what in ("truth", "measurement")}
-        files |= {method: f"{place}/recovery.png" for method, place in places.items()}
+        for method, place in places.items():
+            files[method] = f"{place}/recovery.png"
+            files |= {f"{method}, {what}": f"{place}/{what}.png" for what in OF_SAMPLES}
         files = {
             name: file for name, file in files.items() if any((t / file).exists() for t in tiles)
         }

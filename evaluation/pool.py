@@ -19,8 +19,9 @@ from evaluation.plan import Bench, Task
 from evaluation.share import Share
 from recovery.methods import Progress
 from results.identity import ConfigTexts
+from results.pictures import measurement_as_image, pictures_of
 from results.rows import RowFile
-from results.trial import Trial, measurement_as_image, run_trials
+from results.trial import Trial, run_trials
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Worker:
     def save_pictures(self, task: Task, trial: Trial, measurement: Tensor | None) -> None:
         """Save truth, measurement and recovery of the first images.
 
-        As <problem>/<set>/<image>/<config>-<seed>/{truth,measurement,recovery}.png.
+        As <problem>/<set>/<image>/<config>-<seed>/{truth,measurement,recovery}.png, and more of
+        posterior samples (see `results.pictures`).
         """
         for i, index in enumerate(task.images):
             if index >= task.pictured:
@@ -98,7 +100,7 @@ class Worker:
             columns = {
                 "truth": trial.truth,
                 "measurement": measurement,
-                "recovery": trial.recovery.image,
+                **pictures_of(trial.recovery),
             }
             for name, images in columns.items():
                 if images is not None:

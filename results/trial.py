@@ -152,13 +152,6 @@ class Job:
         return [i for i, name in enumerate(self.images.image_names) if name not in done]
 
 
-def measurement_as_image(y: Tensor, operator: Operator) -> Tensor | None:
-    """Show y as images: itself, or its adjoint; None for a non-linear operator."""
-    if tuple(y.shape[1:]) == operator.image_shape:
-        return y
-    return operator.A_adjoint(y) if operator.linear else None
-
-
 def run_trials(
     images: ImageSet,
     operator: Operator,
