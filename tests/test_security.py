@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from callbacks.checkpoints import newest_checkpoint
-from datamodules import sources
+from datamodules import convert
 from datamodules.prepare import main as prepare
 from datamodules.shards import ShardIndex, load_images
 from priors import load_prior
@@ -75,7 +75,7 @@ def a_tar(path: Path) -> None:
 def test_an_archive_reaches_nothing_outside(
     make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr(convert, "MAX_FILE_BYTES", 100_000)
     (tmp_path / "secret.png").write_bytes(png("red"))
     make(tmp_path / "archive")
     before = set(tmp_path.rglob("*"))
