@@ -1,0 +1,269 @@
+"""Do posterior samples know how wrong they are? Ranks under the prior, coverage on real images.
+
+Two questions, kept apart. Of images that the prior itself draws, x = G(z), the truth's rank among
+its samples is uniform if the sampler is right (simulation-based calibration: Talts et al. 2018).
+Of held-out images, intervals of the samples hold as many truths as they say if the prior is right
+too.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from scipy.special import stdtrit
+from scipy.stats import chisquare
+from torch import Tensor
+
+from core.seeds import normal, seed_from
+from recovery.operators import GaussianSensing
+from recovery.posterior import PosteriorSamples
+from studies.study import Given, Study, Tables, unit_range
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)  # of the intervals
+DRAWN = "x = G(z)"  # the source of images that the prior draws
+DRAWS = 500  # of the bootstrap over images
+BINS = 4  # of ranks, in the test of uniformity
+SIGNIFICANT = 0.01
+
+
+class Calibration(Study):
+    """Ranks and intervals of posterior samples, per pixel and along random directions.
+
+    A scalar q of the image (a pixel's value, or the image's component along a random direction) has
+    the samples' mean and standard deviation; its interval at a level is the mean ± t times the
+    deviation, with Student's t of as many degrees of freedom as there are pairs of samples.
+
+    Args:
+        prior: a flow or a GAN.
+        datasets: held-out sets.
+        chosen_on: the one of them on which the factor on the standard deviation is chosen, so that
+            90% intervals hold 90% there (split conformal prediction).
+        fractions: of n, measured by compressive sensing.
+        images: of each set, and drawn from the prior.
+        samples, tau, perturb, evaluations: see `recovery.posterior.PosteriorSamples`.
+        directions: random directions, and as many random pixels.
+        seed: of everything random.
+    """
+
+    title = "Calibration of posterior samples"
+
+    def __init__(
+        self,
+        prior: str = "glow",
+        datasets: Sequence[str] = ("celeba-val", "ffhq-val"),
+        chosen_on: str = "celeba-val",
+        fractions: Sequence[float] = (0.05,),
+        images: int = 48,
+        samples: int = 16,
+        tau: float = 1.0,
+        perturb: bool = False,
+        evaluations: int = 200,
+        directions: int = 16,
+        seed: int = 0,
+    ) -> None:
+        if min(images, directions) < 1 or not fractions:
+            raise ValueError("Calibration: images, directions and fractions must not be empty")
+        if chosen_on not in datasets:
+            raise ValueError(
+                f"Calibration: chosen_on {chosen_on!r} is none of {', '.join(datasets)}"
+            )
+        self.prior = prior
+        self.datasets = datasets
+        self.chosen_on = chosen_on
+        self.fractions = fractions
+        self.images = images
+        self.samples = samples
+        self.tau = tau
+        self.perturb = perturb
+        self.evaluations = evaluations
+        self.directions = directions
+        self.seed = seed
+
+    def check(self, given: Given) -> None:
+        """Raise ValueError: no such prior or set, or options that sampling refuses."""
+        prior = given.prior(self.prior)
+        self.sampler(given)
+        for dataset in self.datasets:
+            given.first_images(dataset, self.images, prior)
+
+    def sampler(self, given: Given) -> PosteriorSamples:
+        return PosteriorSamples(
+            given.prior(self.prior),
+            samples=self.samples,
+            tau=self.tau,
+            perturb=self.perturb,
+            evaluations=self.evaluations,
+            seed=self.seed,
+        )
+
+    # --- compute ---------------------------------------------------------------------------
+
+    def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
+        """Make table `scalars`, a row per image and scalar.
+
+        source, distribution, fraction, image, kind (pixel, direction), scalar, rank (0 to pairs:
+        of the truth among one sample of each pair), pairs, error (truth - mean), deviation.
+        """
+        prior, sampler = given.prior(self.prior), self.sampler(given)
+        probes = self.probes(prior.image_shape).to(given.device)
+        parts = []
+        for source, side, names, truth in self.sources(given):
+            for fraction in self.fractions:
+                progress(f"sample {source} at {fraction:.1%} of n")
+                operator = GaussianSensing(prior.image_shape, float(fraction), seed=self.seed)
+                operator = operator.to(given.device)
+                seeds = [seed_from("calibration", self.seed, source, name) for name in names]
+                with torch.no_grad():
+                    y = operator(truth, seeds=seeds)
+                samples = sampler.recover(y, operator, seeds=seeds).samples
+                assert samples is not None
+                parts.append(
+                    self.scalars(truth.flatten(1) @ probes, samples.flatten(2) @ probes).assign(
+                        source=source, distribution=side, fraction=fraction
+                    )
+                )
+        return {"scalars": pd.concat(parts, ignore_index=True)}
+
+    def sources(self, given: Given) -> Iterator[tuple[str, str, Sequence[str], Tensor]]:
+        """Yield name, distribution, image names and images (N, C, H, W) in [0, 1] of each source.
+
+        Images of the prior are not clamped: they are what it says images are.
+        """
+        prior = given.prior(self.prior)
+        seeds = [seed_from("calibration draw", self.seed, index) for index in range(self.images)]
+        with torch.no_grad():
+            drawn = prior.decode(prior.initial_latent(seeds, 1.0).to(given.device))
+        yield DRAWN, "prior", [str(index) for index in range(self.images)], drawn
+        for dataset in self.datasets:
+            images = given.first_images(dataset, self.images, prior)
+            truth = unit_range(images.images, given.device)
+            yield dataset, images.distribution, images.image_names, truth
+
+    def probes(self, image_shape: tuple[int, int, int]) -> Tensor:
+        """Make the scalars' weights (n, 2 directions): unit directions, then single pixels."""
+        n = math.prod(image_shape)
+        seeds = [seed_from("probe", self.seed, index) for index in range(self.directions)]
+        along = normal(seeds, (n,)).T
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))
+        pixels = torch.zeros(n, self.directions)
+        pixels[order[: self.directions], torch.arange(min(n, self.directions))] = 1
+        return torch.cat([along / along.norm(dim=0), pixels], dim=1)
+
+    def scalars(self, truth: Tensor, samples: Tensor) -> pd.DataFrame:
+        """Compare scalars (N, K) with those of samples (N, S, K), which come in pairs."""
+        mean = samples.mean(dim=1)
+        count, kinds = truth.shape
+        columns = {
+            "image": torch.arange(count)[:, None].expand(count, kinds),
+            "scalar": torch.arange(kinds).expand(count, kinds),
+            # of one sample of each pair: the two of a pair are not independent
+            "rank": (samples[:, ::2] < truth[:, None]).sum(dim=1),
+            "error": truth - mean,
+            # a pair's errors cancel in the mean: no degree of freedom is lost
+            "deviation": samples.var(dim=1, correction=0).sqrt(),
+        }
+        table = pd.DataFrame({name: value.cpu().flatten() for name, value in columns.items()})
+        kind = np.where(table["scalar"] < self.directions, "direction", "pixel")
+        return table.assign(kind=kind, pairs=self.samples // 2)
+
+    # --- findings --------------------------------------------------------------------------
+
+    def findings(self, tables: Tables) -> list[str]:
+        scalars = tables["scalars"]
+        sentences = []
+        for fraction, rows in scalars.groupby("fraction"):
+            own = rows[rows["source"] == DRAWN]
+            p = uniformity(own)
+            verdict = "not uniform: the sampler is not exact" if p < SIGNIFICANT else "uniform"
+            sentences.append(
+                f"At {fraction:.1%} of n, ranks of {own['image'].nunique()} images drawn from the "
+                f"prior are {verdict} (chi-square, p = {p:.2g})."
+            )
+            factor = conformal_factor(rows[rows["source"] == self.chosen_on])
+            held = [
+                f"{source} {low_high(part)}, {low_high(part, factor=factor)} with the factor"
+                for source, part in rows.groupby("source", sort=False)
+            ]
+            sentences.append(
+                f"At {fraction:.1%} of n, 90% intervals hold: {'; '.join(held)}. The factor on the "
+                f"standard deviation, {factor:.2f}, was chosen on {self.chosen_on}."
+            )
+        return sentences
+
+    def figures(self, tables: Tables) -> dict[str, Figure]:
+        scalars = tables["scalars"]
+        fractions = scalars["fraction"].unique()
+        figure = Figure(figsize=(4.2 * len(fractions), 3.8), layout="constrained")
+        for axes, fraction in zip(
+            figure.subplots(1, len(fractions), squeeze=False)[0], fractions, strict=True
+        ):
+            rows = scalars[scalars["fraction"] == fraction]
+            axes.plot([0, 1], [0, 1], color="0.5", linestyle=":", label="as it should be")
+            for source, part in rows.groupby("source", sort=False):
+                covered = [coverage(part, level) for level in LEVELS]
+                axes.plot(LEVELS, covered, "o-", markersize=4, label=source)
+            axes.set(xlabel="interval", ylabel="truths in it", title=f"m/n = {fraction:.1%}")
+            axes.set(xlim=(0.45, 1), ylim=(0, 1))
+            axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+        return {
+            "How many truths the intervals of posterior samples hold.": figure,
+            "Error against the predicted standard deviation.": self.errors(scalars),
+        }
+
+    def errors(self, scalars: pd.DataFrame) -> Figure:
+        """Draw the root mean square error over the predicted deviation, in bins of equal count."""
+        figure = Figure(figsize=(4.6, 3.8), layout="constrained")
+        axes = figure.subplots()
+        for source, part in scalars.groupby("source", sort=False):
+            bins = part.groupby(pd.qcut(part["deviation"], 8, duplicates="drop"), observed=True)
+            predicted = bins["deviation"].apply(lambda d: math.sqrt((d**2).mean()))
+            made = bins["error"].apply(lambda e: math.sqrt((e**2).mean()))
+            axes.loglog(predicted, made, "o-", markersize=4, label=source)
+        low, high = scalars["deviation"].quantile([0.02, 0.98])
+        axes.loglog([low, high], [low, high], color="0.5", linestyle=":", label="as it should be")
+        axes.set(xlabel="predicted standard deviation", ylabel="root mean square error")
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3)
+        return figure
+
+
+def coverage(scalars: pd.DataFrame, level: float, factor: float = 1.0) -> float:
+    """Compute the share of truths inside their intervals."""
+    return float((standardised(scalars) <= factor * quantile(scalars, level)).mean())
+
+
+def low_high(scalars: pd.DataFrame, level: float = 0.9, factor: float = 1.0) -> str:
+    """Write the coverage with its 95% interval, by a bootstrap over images."""
+    inside = standardised(scalars) <= factor * quantile(scalars, level)
+    shares = inside.groupby(scalars["image"]).mean().to_numpy()
+    drawn = np.random.default_rng(0).choice(shares, (DRAWS, len(shares))).mean(axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{shares.mean():.1%} ({low:.1%} to {high:.1%})"
+
+
+def conformal_factor(scalars: pd.DataFrame, level: float = 0.9) -> float:
+    """Compute the factor on the deviation with which intervals hold their level of these truths."""
+    return float(standardised(scalars).quantile(level)) / quantile(scalars, level)
+
+
+def standardised(scalars: pd.DataFrame) -> pd.Series:
+    return scalars["error"].abs() / scalars["deviation"]
+
+
+def quantile(scalars: pd.DataFrame, level: float) -> float:
+    return float(stdtrit(int(scalars["pairs"].iloc[0]), (1 + level) / 2))
+
+
+def uniformity(scalars: pd.DataFrame) -> float:
+    """Compute the p-value of uniform ranks: of one direction per image, which are independent."""
+    first = scalars[scalars["scalar"] == scalars["image"] % scalars["scalar"].nunique()]
+    ranks = int(first["pairs"].iloc[0]) + 1
+    # ranks that share a bin make its expected count
+    of_rank = np.arange(ranks) * BINS // ranks
+    expected = np.bincount(of_rank, minlength=BINS) / ranks * len(first)
+    found = np.bincount(of_rank[first["rank"]], minlength=BINS)
+    return float(chisquare(found, expected).pvalue)

@@ -1,0 +1,85 @@
+"""Calibration: a right sampler and prior pass, a wrong one of either is caught."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from datamodules.image_set import ImageSet
+from networks.linear_flow import LinearFlow
+from priors.prior import FlowPrior, flow_prior
+from studies.calibration import (
+    DRAWN,
+    Calibration,
+    conformal_factor,
+    coverage,
+    uniformity,
+)
+from studies.study import Given
+from tests.studies.conftest import reread
+
+
+def gaussian(width: float = 1.0) -> FlowPrior:
+    """Of 4px images around grey, which hardly leave [0, 1]."""
+    mix = torch.randn(48, 48, generator=torch.Generator().manual_seed(0)).double() / 80
+    network = LinearFlow(4)
+    network.fit(torch.zeros(48), width**2 * (mix @ mix.T + 2e-3 * torch.eye(48).double()))
+    return flow_prior(network, images_seen=1)
+
+
+def calibrated(
+    prior: FlowPrior, folder: Path, count: int = 100, **options: object
+) -> tuple[Calibration, pd.DataFrame]:
+    """The study of images that the Gaussian of width 1 draws, under another name."""
+    seeds = [1000 + index for index in range(count)]
+    truth = gaussian().decode(gaussian().initial_latent(seeds, 1.0))
+    images = (truth.clamp(0, 1) * 255).round().to(torch.uint8)
+    held_out = ImageSet("held-out", "in", images, [str(seed) for seed in seeds])
+    given = Given({"g": prior}, {"held-out": held_out}, pd.DataFrame(), torch.device("cpu"), folder)
+    settings = {"prior": "g", "datasets": ["held-out"], "chosen_on": "held-out", "perturb": True}
+    settings |= {"fractions": [0.4], "images": count, "evaluations": 150, **options}
+    study = Calibration(**settings)  # type: ignore[arg-type]
+    study.check(given)
+    return study, reread(study.compute(given, lambda _: None))["scalars"]
+
+
+def test_a_linear_flow_is_calibrated(tmp_path: Path) -> None:
+    study, scalars = calibrated(gaussian(), tmp_path)
+    assert scalars.groupby("source").size().to_dict() == {DRAWN: 100 * 32, "held-out": 100 * 32}
+    drawn = scalars[scalars["source"] == DRAWN]
+    assert uniformity(drawn) > 0.01
+    for level in (0.5, 0.9):
+        assert abs(coverage(drawn, level) - level) < 0.02
+    held_out = scalars[scalars["source"] == "held-out"]
+    assert abs(coverage(held_out, 0.9) - 0.9) < 0.03
+    assert abs(conformal_factor(held_out) - 1) < 0.1
+    said = " ".join(study.findings({"scalars": scalars}))
+    assert "ranks of 100 images drawn from the prior are uniform" in said
+    assert "At 40.0% of n, 90% intervals hold: x = G(z) " in said
+    assert len(study.figures({"scalars": scalars})) == 2
+
+
+def test_a_prior_that_is_too_narrow_is_caught_and_a_factor_mends_it(tmp_path: Path) -> None:
+    """Its sampler is right, so ranks of its own images say nothing against it."""
+    _, scalars = calibrated(gaussian(width=0.5), tmp_path)
+    assert uniformity(scalars[scalars["source"] == DRAWN]) > 0.01
+    held_out = scalars[scalars["source"] == "held-out"]
+    assert coverage(held_out, 0.9) < 0.8
+    factor = conformal_factor(held_out)
+    assert factor > 1.3 and abs(coverage(held_out, 0.9, factor) - 0.9) < 0.01
+
+
+def test_a_sampler_that_is_wrong_is_caught(tmp_path: Path) -> None:
+    _, scalars = calibrated(gaussian(), tmp_path, tau=0.3, perturb=False)
+    drawn = scalars[scalars["source"] == DRAWN]
+    assert uniformity(drawn) < 1e-4 and coverage(drawn, 0.9) < 0.6
+
+
+def test_options_that_fit_nothing_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="chosen_on 'other' is none of held-out"):
+        calibrated(gaussian(), tmp_path, chosen_on="other")
+    with pytest.raises(ValueError, match="must not be empty"):
+        calibrated(gaussian(), tmp_path, fractions=[])
+    with pytest.raises(ValueError, match="an even number"):
+        calibrated(gaussian(), tmp_path, samples=3)
