@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Stopped as stopped:
         sys.exit(stopped.status)
     except Unfinished as unfinished:
+        if os.environ.get("INVERTIBLE_PRIORS_TRACEBACK"):
+            raise
         print(unfinished, file=sys.stderr)
         sys.exit(unfinished.status)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:

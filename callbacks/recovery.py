@@ -119,7 +119,7 @@ class RecoveryDuringTraining(Checkpoint):
         """
         for plan in (self.during, self.at_end):
             for problem in plan.problems:
-                with naming(problem):
+                with naming_problem(f"recovery.problems.{problem}"):
                     operator = self.problems[problem].operator(image_shape)
                     describe(operator)  # as its rows will
                     operator.try_out()
@@ -239,7 +239,7 @@ class RecoveryDuringTraining(Checkpoint):
         All are made before the first is run: a foreign operator may change as it is used, and with
         it its description.
         """
-        with naming(problem):
+        with naming_problem(f"recovery.problems.{problem}"):
             operator = self.problems[problem].operator(prior.image_shape)
             return [
                 Job.of(
@@ -269,7 +269,7 @@ class RecoveryDuringTraining(Checkpoint):
             bar.set_postfix_str(text, refresh=False)
             bar.update(0)
 
-        with naming(f"{row.problem}, {row.method}"):
+        with naming_problem(f"recovery of {row.problem} by {row.method}"):
             yield from run_trials(
                 images.subset(missing),
                 job.operator.to(device),
@@ -311,8 +311,8 @@ class RecoveryDuringTraining(Checkpoint):
 
 
 @contextmanager
-def naming(problem: str) -> Iterator[None]:
-    """Whatever an operator or a method raises is a ValueError that names the problem."""
+def naming_problem(what: str) -> Iterator[None]:
+    """Whatever an operator or a method raises is a ValueError that names its problem."""
     try:
         yield
     except (Stopped, OSError, torch.AcceleratorError):
@@ -320,10 +320,9 @@ def naming(problem: str) -> Iterator[None]:
     except Exception as error:  # classes of the user's own may raise anything
         if out_of_memory(error):
             raise ValueError(
-                f"recovery of {problem}: out of memory. Lower recovery.batch_size "
-                f"({in_a_line(error)})"
+                f"{what}: out of memory. Lower recovery.batch_size ({in_a_line(error)})"
             ) from error
-        raise ValueError(f"recovery.problems.{problem}: {in_a_line(error)}") from error
+        raise ValueError(f"{what}: {in_a_line(error)}") from error
 
 
 def _require_defined(what: str, names: Iterable[str], defined: Collection[str]) -> None:

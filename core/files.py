@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, whatever stops the process that writes them."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +23,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except BaseException as error:
+    except BaseException:
         unfinished.unlink(missing_ok=True)
-        said: BaseException | None = error if isinstance(error, Exception) else None
-        while said is not None and not isinstance(said, OSError):
-            said = said.__context__  # torch's writer hides it behind an error of its own
-        if said is not None and said.errno is not None:
-            raise OSError(said.errno, said.strerror, str(path)) from error
         raise
 
 
@@ -38,13 +34,16 @@ def naming(path: Path) -> Iterator[None]:
 
     Writing to a full disk names none, and torch.save makes a RuntimeError of it.
     """
+    earlier = sys.exception()  # that the caller is handling: not of this file
     try:
         yield
     except Exception as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
+        while cause is not None and cause is not earlier and not isinstance(cause, OSError):
             cause = cause.__context__
-        if cause is None or cause.errno is None or cause.filename is not None:
+        if not isinstance(cause, OSError) or cause is earlier:
+            raise
+        if cause.errno is None or cause.filename is not None:
             raise
         raise OSError(cause.errno, cause.strerror, str(path)) from error
 

@@ -13,7 +13,6 @@ from datamodules.shards import pixel_hash
 from datamodules.sources import DAMAGED, Entry, Reader
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")  # others may start programs
-ENDS = {"PNG": (b"IDAT", b"IEND"), "JPEG": (b"\xff\xda", b"\xff\xd9")}  # of pixels, of the file
 MAX_FILE_BYTES = 1 << 29
 BLACK = 16  # what 12 bits reach in a file of 16, as 8 bits
 RULES = {
@@ -84,12 +83,23 @@ def square_box(width: int, height: int, size: int, crop: Box | None, upscale: bo
 def decode(data: bytes, white_level: float | None) -> Image.Image:
     """Decode a file to upright RGB. Raises Rejected, or whatever Pillow does."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
-    pixels, end = ENDS.get(image.format or "", (b"", b""))
-    if end and data.rfind(end) < data.rfind(pixels):  # Pillow fills what is missing with grey
+    if not is_whole(data, image.format):  # Pillow fills what is missing with grey
         raise Rejected("unreadable: the file ends early")
     if white_level and any(";16" in str(tile[3]) for tile in image.tile) and image.mode == "RGB":
         raise Rejected("16-bit colour: read as 8 bits, so that --white-level cannot apply")
     return to_rgb(image, white_level)
+
+
+def is_whole(data: bytes, kind: str | None) -> bool:
+    """Whether a PNG or JPEG has its end; what cameras append to one may follow."""
+    if kind == "PNG":
+        return data.find(b"IEND", data.find(b"IDAT")) >= 0
+    if kind != "JPEG":
+        return True
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1] != 0xDA:  # segments, a thumbnail in one
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return data.find(b"\xff\xd9", at) >= 0  # compressed pixels hold no such bytes
 
 
 def read_rgb(entry: Entry, read: Reader, white_level: float | None) -> Image.Image:

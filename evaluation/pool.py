@@ -177,10 +177,8 @@ def _start(
 ) -> None:
     """Set up a new process: it ends with its parent, and leaves Ctrl-C to it."""
     global _worker
-    end_with_parent()
     parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # while this imported torch
-        os._exit(1)
+    end_with_parent(lambda: parent is None or parent.is_alive())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     rows, device = places.get()

@@ -285,10 +285,16 @@ def finish_if_last(evaluation: Evaluation, bench: Bench, recovered: Recovered) -
     """
     share = evaluation.share
     if recovered.missing:
+        then = (
+            "some of them have failed: run the command once without the launcher for a report of "
+            "what there is"
+            if recovered.failures
+            else "the process that is done last reports. If one has ended before its time, the "
+            "same command does the rest"
+        )
         print(
             f"Process {share.rank} of {share.count} has done its share. {recovered.missing} "
-            "recoveries have no row yet: the process that is done last reports. If one has "
-            "ended before its time, the same command does the rest"
+            f"recoveries have no row yet: {then}"
         )
     elif recovered.worked or share.rank == 0:
         with ExitStack() as reporting:

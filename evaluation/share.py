@@ -37,8 +37,10 @@ def this_share(environment: Mapping[str, str] = os.environ) -> Share:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not {"RANK", "WORLD_SIZE"} <= environment.keys():
         names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-        # a batch script's own commands, outside srun, have the job's numbers and no step
-        if "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment:
+        # a batch script's own commands, outside srun, have the job's numbers and no step; an
+        # interactive shell may have a step of its own
+        outside = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
+        if outside or environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
             return Share()
     rank, count, local_rank = (environment.get(name) for name in names)
     if rank is None or count is None:

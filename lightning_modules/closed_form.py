@@ -1,5 +1,6 @@
 """Fitting a linear flow: maximum likelihood in closed form, from one pass over the images."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -42,18 +43,12 @@ class ClosedForm(Likelihood):
         self.mirror = mirror
         self.sums: dict[str, Tensor] = {}
         self._fitted_at = 0  # images_seen
+        self._unsaved = False  # a fit made when training started
 
     def configure_optimizers(self) -> None:
         """None."""
 
     # --- sums ------------------------------------------------------------------------------
-
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        n = self.network.latent_dim
-        if not self.sums:
-            self.sums = {"x": torch.zeros(n).double(), "xx": torch.zeros(n, n).double()}
-        self.sums = {name: total.to(self.device) for name, total in self.sums.items()}
 
     @torch.no_grad()
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -86,6 +81,22 @@ class ClosedForm(Likelihood):
             self._fitted_at = self.images_seen
 
     # --- when ------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        n = self.network.latent_dim
+        if not self.sums:
+            self.sums = {"x": torch.zeros(n).double(), "xx": torch.zeros(n, n).double()}
+        self.sums = {name: total.to(self.device) for name, total in self.sums.items()}
+        if self.images_seen >= self.total_images and self._fitted_at < self.images_seen:
+            self.fit_network()  # it was stopped before its fit, and nothing is to come
+            self._unsaved = True
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        ckpt_path = Path(str(self.trainer.ckpt_path))
+        if self._unsaved and ckpt_path.is_relative_to(self.trainer.default_root_dir):
+            self.trainer.save_checkpoint(ckpt_path)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)

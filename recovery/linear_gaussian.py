@@ -34,7 +34,7 @@ class Wiener(PriorBased):
 
     the linear estimator of least mean squared error (Wiener 1949), which is what `LatentSearch`
     through the same prior finds where gamma = sigma^2. By a Cholesky factor of A C A' + sigma^2 I,
-    one for all images, in float64; by conjugate gradients beyond 16,384 measurements.
+    one for the images of a call, in float64; by conjugate gradients beyond 16,384 measurements.
 
     Status: `converged`, `budget` where conjugate gradients end at their limit, `diverged` where the
     result is not finite.
@@ -122,8 +122,11 @@ class Wiener(PriorBased):
     def by_gradients(
         self, y: Tensor, operator: Operator, variance: float
     ) -> tuple[Tensor, Tensor, Tensor]:
+        gaussian = self._gaussian.to(torch.float64)  # of variances that differ 10^7 times
+
         def through_prior(image: Tensor) -> Tensor:
-            return self._gaussian.covariance(image.flatten(1)).unflatten(1, operator.image_shape)
+            product = gaussian.covariance(image.flatten(1).double())
+            return product.to(image).unflatten(1, operator.image_shape)
 
         def product(u: Tensor) -> Tensor:
             return operator.A(through_prior(operator.A_adjoint(u))) + variance * u

@@ -228,6 +228,8 @@ class Train(LightningCLI):
             raise ValueError(
                 "trainer.accumulate_grad_batches cannot serve two optimisers. Set "
                 "model.accumulate instead."
+                if hasattr(self.model, "accumulate")
+                else "trainer.accumulate_grad_batches: this model takes no gradient. Leave it out."
             )
         require_supported(self.trainer)
         # Once training can start: what fails before leaves no trace, here or in W&B.

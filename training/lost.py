@@ -8,6 +8,7 @@ from subprocess import Popen
 import pytorch_lightning as pl
 from torch.distributed import DistError
 
+from core.errors import in_a_line
 from core.stopping import ProcessLost
 
 PATIENCE = 2.0  # seconds for a process whose connection broke to be known as dead
@@ -17,10 +18,11 @@ def raise_if_lost(trainer: pl.Trainer, error: RuntimeError) -> None:
     """Raise ProcessLost where `error` comes from the connection to another process of the run."""
     if isinstance(error, DistError) or "gloo/transport" in str(error):
         who = first_dead(getattr(trainer.strategy.launcher, "procs", []))
+        what = f"{who} has ended" if who else "the connection to another process broke"
         raise ProcessLost(
-            f"error: {who or 'another process of this run'} has ended, and rank "
-            f"{trainer.global_rank} cannot train without it. Every checkpoint and row on disk is "
-            "kept: the same command resumes"
+            f"error: {what}, and rank {trainer.global_rank} cannot train without it "
+            f"({in_a_line(error)}). Every checkpoint and row on disk is kept: the same command "
+            "resumes"
         ) from error
 
 

@@ -33,7 +33,7 @@ LIMITED: dict[str, tuple[tuple[Any, ...], str]] = {
     "limit_train_batches": ((None, 1.0), DATA),
     "limit_val_batches": ((None, 1.0), HELD_OUT),
     "logger": ((None,), "metrics.jsonl has every number; set run.wandb to send them to W&B"),
-    "max_epochs": ((None, -1), LENGTH),
+    "max_epochs": ((-1,), LENGTH),
     "max_steps": ((None, -1), LENGTH),
     "min_epochs": ((None,), LENGTH),
     "min_steps": ((None,), LENGTH),

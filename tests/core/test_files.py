@@ -69,3 +69,13 @@ def test_a_cut_line_is_no_line(tmp_path: Path, content: bytes, kept: bytes) -> N
     assert path.read_bytes() == content
     drop_cut_line(path)
     assert path.read_bytes() == kept
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"other\.txt"), whole_file(tmp_path / "mine.png"):
+        (tmp_path / "other.txt").read_text()
+    try:
+        (tmp_path / "other.txt").read_text()
+    except FileNotFoundError:  # being handled, it is not why the next file fails
+        with pytest.raises(ValueError, match="wrong"), whole_file(tmp_path / "mine.png"):
+            raise ValueError("wrong") from None

@@ -346,6 +346,15 @@ def test_a_file_that_ends_early_is_rejected(tmp_path: Path) -> None:
                 assert found == "unreadable: the file ends early"
 
 
+def test_what_a_camera_appends_to_a_whole_file_does_no_harm(tmp_path: Path) -> None:
+    image = Image.fromarray(picture(0, 40, 40))
+    for name in ("a.png", "a.jpg"):
+        data = save(tmp_path / name, image).read_bytes() + b"\xff\xda IDAT a film"
+        entry = Entry(name, len(data))
+        found = convert.convert(entry, lambda _, d=data: d, SIZE, None, False)
+        assert not isinstance(found, str), found
+
+
 @pytest.mark.parametrize(("top", "depth"), [(255, 8), (4095, 12), (1.0, 0)])
 def test_white_level(tmp_path: Path, capsys: pytest.CaptureFixture, top: float, depth: int) -> None:
     grey = picture(3)[..., 0]

@@ -37,6 +37,8 @@ def test_processes_are_counted_as_their_launcher_says() -> None:
     srun = {"SLURM_PROCID": "2", "SLURM_NTASKS": "8", "SLURM_LOCALID": "2"}
     job = {**srun, "SLURM_JOB_ID": "7", "SLURM_PROCID": "0"}
     assert this_share(torchrun) == this_share({**srun, **torchrun}) == Share(3, 4, 1)
+    shell = {**job, "SLURM_STEP_ID": "4294967290", "SLURM_JOB_NAME": "interactive"}
+    assert this_share(shell) == Share()
     assert this_share(srun) == this_share({**job, **srun, "SLURM_STEP_ID": "0"}) == Share(2, 8, 2)
     assert this_share({}) == this_share(job) == Share()  # a batch script's own command is alone
     with pytest.raises(ValueError, match="RANK=4 and WORLD_SIZE=4 in the environment"):

@@ -89,6 +89,23 @@ def test_conjugate_gradients_find_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     assert Wiener(prior, iterations=1).recover(y, operator).status == ("budget",) * 4
 
 
+def test_conjugate_gradients_hold_where_variances_differ_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As those of faces do: by 10^7, at full rank."""
+    vectors, _ = torch.linalg.qr(torch.randn(48, 48, generator=torch.Generator().manual_seed(1)))
+    variances = torch.logspace(1, -6, 48).double()
+    network = LinearFlow(4)
+    network.fit(torch.zeros(48), vectors.double() * variances @ vectors.double().T)
+    prior, operator = flow_prior(network, images_seen=1), Denoising(SHAPE, sigma=0.01)
+    y = operator(images(prior))
+    direct = Wiener(prior).recover(y, operator)
+    monkeypatch.setattr(linear_gaussian, "LARGEST_MATRIX", 0)
+    iterated = Wiener(prior).recover(y, operator)
+    assert iterated.status == ("converged",) * 4
+    assert torch.allclose(direct.image, iterated.image, atol=1e-3)
+
+
 def test_it_has_the_least_error_of_all_on_its_own_images() -> None:
     prior, operator = gaussian(), Denoising(SHAPE, sigma=0.1)
     x = images(prior, 200)

@@ -78,6 +78,19 @@ def test_resumed_in_the_middle_it_ends_at_the_same_fit(
     assert prior["fitted_at"] == 80
 
 
+def test_a_run_cut_short_for_good_is_fitted_when_it_is_started_again(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = [*tiny, "--checkpoints.every_minutes=0"]
+    with monkeypatch.context() as patch:
+        kill_at(patch, 32)
+        with pytest.raises(Killed):
+            run(often)
+    directory = run([*often, "--model.total_images=32"])
+    assert load_prior(directory).images_seen == 32
+    assert read_rows(directory)["psnr"].gt(10).all()
+
+
 def test_training_that_does_not_fit_the_network_is_refused(
     tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,7 +40,7 @@ def test_the_process_that_died_is_named() -> None:
     finally:
         children[0].kill()
     elsewhere: Any = SimpleNamespace(global_rank=1, strategy=SimpleNamespace(launcher=None))
-    with pytest.raises(ProcessLost, match="another process of this run has ended, and rank 1"):
+    with pytest.raises(ProcessLost, match="the connection to another process broke, and rank 1"):
         raise_if_lost(elsewhere, GLOO)
     raise_if_lost(elsewhere, RuntimeError("shapes do not match"))
 
@@ -79,7 +79,7 @@ def test_torchrun_survives_a_kill_of_one_process(tmp_path: Path) -> None:
     finally:
         process.terminate()
     said = (tmp_path / "output").read_text()
-    assert status == 0 and "Resuming from" in said and "has ended, and rank" in said, said
+    assert status == 0 and "Resuming from" in said and "process broke, and rank" in said, said
     newest = newest_checkpoint(tmp_path / "demo")
     assert newest is not None and read_checkpoint(newest)["images_seen"] == 1024
     rows = read_rows(tmp_path / "demo", every=True)
