@@ -1,7 +1,7 @@
 """Posterior sampling: many searches per image, and their mean instead of one point.
 
-Of all estimates the posterior mean has the least expected squared error, and so the best PSNR; the
-spread of the samples tells what the measurements leave open.
+Of all estimates the posterior mean has the least expected squared error; the spread of the samples
+tells what the measurements leave open.
 """
 
 from collections.abc import Sequence
