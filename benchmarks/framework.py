@@ -12,6 +12,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from statistics import median
 from typing import Any
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measure import Ratio, print_table
+from core.stopping import Unfinished
 from lightning_modules import Adversarial, MaximumLikelihood
 from training.cli import Train
 
@@ -66,7 +68,8 @@ def run(options: argparse.Namespace) -> None:
             command += ["--trainer.callbacks+=benchmarks.framework.TakeTurns"]
             command += [f"--trainer.callbacks.batches={options.batches}"]
             TURNS.clear()
-            Train(command)
+            with suppress(Unfinished):  # `TakeTurns` ends it
+                Train(command)
         ours, plain, images = zip(*TURNS[LEFT_OUT:], strict=True)
         rates = [f"{images[0] / median(times):.1f}" for times in (plain, ours)]
         rows.append([name, images[0], *rates, Ratio.of(ours, plain), TARGET])
