@@ -47,7 +47,7 @@ COMMANDS = {
     ],
 }
 Process = subprocess.Popen[bytes]
-WAIT = 600.0  # seconds after which a program that should have done something is said to hang
+WAIT = 600.0  # seconds without a sign of work after which a program counts as hanging
 
 
 class Program:

@@ -99,7 +99,6 @@ class LatentSearch(PriorBased):
         gamma is the method's own if None, the centre 0.
         """
         gamma = self.gamma if gamma is None else gamma
-        centre = torch.zeros_like(start) if centre is None else centre
         if start.any():
             start = self._finite(start)
 
@@ -107,7 +106,8 @@ class LatentSearch(PriorBased):
             with torch.enable_grad():
                 z = latents.detach().requires_grad_()
                 fit = residual_energy(y[indices], operator.A(self.prior.decode(z)))
-                values = fit + gamma * (z - centre[indices]).square().sum(dim=1)
+                offset = z if centre is None else z - centre[indices]
+                values = fit + gamma * offset.square().sum(dim=1)
                 (gradients,) = torch.autograd.grad(values.sum(), z)
             return values.detach(), gradients
 

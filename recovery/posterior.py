@@ -103,16 +103,15 @@ class PosteriorSamples(LatentSearch):
         keys = [(seed, pair) for seed in seeds for pair in range(self.samples // 2)]
         starts = self._paired(self.start(self.prior, y, operator, self._seeds("zeta", keys)).to(y))
         repeated = y.repeat_interleave(self.samples, dim=0)
-        gamma, centre = self.gamma, torch.zeros_like(starts)
+        gamma, centre = self.gamma, None
         if self.perturb:
             noise = operator.sigma * normal(self._seeds("noise", keys), tuple(y.shape[1:])).to(y)
             repeated = repeated + operator.measured(self._paired(noise))
             gamma, centre = operator.sigma**2, starts
 
         def part(rows: slice) -> Recovery:
-            return self.search(
-                repeated[rows], starts[rows], operator, progress, gamma, centre[rows]
-            )
+            moved = None if centre is None else centre[rows]
+            return self.search(repeated[rows], starts[rows], operator, progress, gamma, moved)
 
         return self.mean_of(in_parts(part, len(starts), self.batch_size), y, operator)
 

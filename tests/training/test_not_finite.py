@@ -1,4 +1,4 @@
-"""What is not finite is told, and reaches no checkpoint; an inverse that drifts is told."""
+"""Numbers that are not finite warn and reach no checkpoint; an inverse that drifts warns."""
 
 from pathlib import Path
 
