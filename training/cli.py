@@ -46,6 +46,7 @@ from priors.weights import fingerprint, require_same_architecture
 from training.help import page
 from training.lost import raise_if_lost
 from training.metrics_file import MetricsFile
+from training.rendezvous import meet_apart_from_the_dead
 from training.run import (
     Run,
     changes,
@@ -261,6 +262,7 @@ class Train(LightningCLI):
                 if newest is not None and not self.run.accept_changes:
                     self.require_same_step(saved)
             try:
+                self.store = meet_apart_from_the_dead()  # which this process serves as it lives
                 self.trainer.fit(model, **{**kwargs, "ckpt_path": checkpoint, "weights_only": True})
             except Stopped as stopped:
                 say(

@@ -75,7 +75,7 @@ def test_torchrun_survives_a_kill_of_one_process(tmp_path: Path) -> None:
             time.sleep(0.1)
         workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
         os.kill(int(workers.stdout.split()[-1]), signal.SIGKILL)
-        status = process.wait(timeout=300)
+        status = process.wait(timeout=150)
     finally:
         process.terminate()
     said = (tmp_path / "output").read_text()
