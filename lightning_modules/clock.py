@@ -27,6 +27,8 @@ class ClockedModule(pl.LightningModule):
         seed: of all that is random in training.
     """
 
+    takes_bfloat16 = False  # whether any of it runs in bfloat16 under precision bf16-mixed
+
     def __init__(
         self,
         trained: nn.Module,

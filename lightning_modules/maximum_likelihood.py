@@ -31,6 +31,8 @@ class MaximumLikelihood(Likelihood):
         seed: of dequantisation noise and samples.
     """
 
+    takes_bfloat16 = True
+
     def __init__(
         self,
         network: nn.Module,

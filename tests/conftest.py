@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).parent.parent
 TINY = [
     "--config=configs/demo.yaml",
     "--trainer.accelerator=cpu",
+    "--trainer.precision=32-true",  # the same on every CPU
     "--run.wandb=disabled",
     "--model.network.image_size=8",
     "--model.network.steps=1",

@@ -35,7 +35,7 @@ from core.errors import in_a_line, out_of_memory
 from core.files import write_whole
 from core.lock import alone_in
 from core.parent import end_with_parent
-from core.precision import require_full_precision
+from core.precision import has_bfloat16, precision_of_training, require_full_precision
 from core.secrets import without_secrets
 from core.stopping import Stopped, Unfinished
 from datamodules.faces import FaceDataModule
@@ -62,6 +62,7 @@ from training.wandb import wandb_logger
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
 METHODS = "recovery.methods"  # the key of them
+BFLOAT16 = ("bf16-mixed", "bf16")
 SETS = "sets.json"  # which prepared sets a run has used
 
 
@@ -127,6 +128,7 @@ class Train(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.run: Run = self.config_init.fit.run
+        self.choose_precision()
         self.check_against_earlier_config()
         self.begin()
         directory = self.run.directory
@@ -137,6 +139,26 @@ class Train(LightningCLI):
             return super().instantiate_trainer(**options, **kwargs)
         except Exception as error:  # Lightning's own classes of them, and TypeErrors, for a value
             raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def choose_precision(self) -> None:
+        """Where nobody names one: bfloat16 on a CPU that has it, float32 elsewhere, and say so.
+
+        A resumed run chooses anew, by the machine it is on: its weights are float32 in both.
+        """
+        options = self.config_init.fit.trainer
+        if options.precision is None and self.model.takes_bfloat16:
+            options.precision = precision_of_training(options.accelerator)
+            self.config.fit.trainer.precision = options.precision
+            if options.precision is not None:
+                say(
+                    f"Training in {options.precision}, which this CPU multiplies faster "
+                    "(--trainer.precision 32-true: float32)"
+                )
+        elif options.precision in BFLOAT16 and options.accelerator == "cpu" and not has_bfloat16():
+            say(
+                f"trainer.precision = {options.precision}: this CPU has no instructions for "
+                "bfloat16, and 32-true may be faster"
+            )
 
     def check_against_earlier_config(self) -> None:
         """Show what differs from the run's earlier config; refuse what changes its meaning."""

@@ -45,6 +45,30 @@ def test_slurm_requeues_to_the_runs_own_checkpoint(
     assert [type(plugin) for plugin in plugins_with(named)] == [type(named), WholeFiles]
 
 
+def test_precision_is_chosen_by_the_machine(
+    tiny: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(by_cpu: bool, *options: str) -> tuple[str | None, str]:
+        monkeypatch.setattr("core.precision.has_bfloat16", lambda: by_cpu)
+        monkeypatch.setattr("training.cli.has_bfloat16", lambda: by_cpu)
+        found = []
+
+        def check(cli: Train) -> None:
+            found.append(cli.config_shown()["trainer"]["precision"])
+            assert cli.trainer.precision == (found[0] or "32-true")
+
+        configured(monkeypatch, [*tiny[1:], *options], check)
+        return found[0], capsys.readouterr().out
+
+    unnamed = "--trainer.precision=null"
+    precision, said = chosen(True, unnamed)
+    assert precision == "bf16-mixed" and "Training in bf16-mixed" in said
+    assert chosen(False, unnamed) == (None, "")
+    assert chosen(True, "--trainer.precision=32-true") == ("32-true", "")
+    precision, said = chosen(False, "--trainer.precision=bf16-mixed")
+    assert precision == "bf16-mixed" and "32-true may be faster" in said
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [
@@ -121,6 +145,7 @@ def test_every_config_instantiates(
     def check(cli: Train) -> None:
         assert cli.model.image_shape[-1] == cli.datamodule.image_size
         assert cli.run.name == path.stem.replace("_", "-")
+        assert cli.model.takes_bfloat16 or cli.trainer.precision == "32-true"
         if isinstance(cli.model, Adversarial):
             prior = GanPrior(cli.model.generator, "gan")
             recovery = recovery_of(cli)
