@@ -1,13 +1,20 @@
 """Weights & Biases: one run and one axis, and training without it."""
 
+import json
 import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
 from pytorch_lightning.loggers import WandbLogger
+from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.helpers import losses, refused, run
+
+BLOCK, FULL, FIRST, LAST = 32768, 1, 2, 4
 
 
 @pytest.mark.parametrize("asked", ["auto", "online"])
@@ -37,16 +44,41 @@ def test_a_wandb_out_of_reach_is_named_or_done_without(
     assert list((directory / "wandb").glob("offline-run-*"))
 
 
-def test_wandb_keeps_its_run_and_its_axis(tiny: list[str]) -> None:
-    directory = run(tiny, "--run.wandb=offline", "--model.total_images=64")
+def test_wandb_keeps_its_run_and_its_axis_over_five_starts(tiny: list[str]) -> None:
+    lengths = (64, 96, 128, 160, 192)
+    for length in lengths:
+        directory = run(tiny, "--run.wandb=offline", f"--model.total_images={length}")
+        wandb.finish()  # as the end of the process does
     identity = (directory / "wandb_id").read_text()
-    wandb.finish()  # as the end of the process does
-    run(tiny, "--run.wandb=offline", "--model.total_images=128")
-    wandb.finish()
-    assert (directory / "wandb_id").read_text() == identity
-    folders = sorted(path.name for path in (directory / "wandb").glob("offline-run-*"))
-    assert len(folders) == 2
-    assert all(name.endswith(identity) for name in folders)
+    folders = sorted((directory / "wandb").glob("offline-run-*"))
+    assert len(folders) == len(lengths)
+    assert all(folder.name.endswith(identity) for folder in folders)
+    sent: dict[float, float] = {}
+    for folder in folders:
+        (path,) = folder.glob("*.wandb")
+        records = list(records_in(path))
+        assert {record.run.run_id for record in records if record.HasField("run")} == {identity}
+        axes = [record.metric for record in records if record.HasField("metric")]
+        assert any(axis.glob_name == "*" and axis.step_metric == "images_seen" for axis in axes)
+        for record in records:
+            items = {i.key or i.nested_key[0]: i.value_json for i in record.history.item}
+            if "train/bits_per_dim" in items:
+                sent[json.loads(items["images_seen"])] = json.loads(items["train/bits_per_dim"])
+    assert sent == pytest.approx(losses(directory), abs=1e-5) and max(sent) == lengths[-1]
+
+
+def records_in(path: Path) -> Iterator[Record]:
+    """Read W&B's own file: a header of 7 bytes, then LevelDB's log format."""
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (left := BLOCK - at % BLOCK) < 7:
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)  # after its checksum
+        part, at = data[at + 7 : at + 7 + length], at + 7 + length
+        whole = part if kind in (FULL, FIRST) else whole + part
+        if kind in (FULL, LAST):
+            yield Record.FromString(whole)
 
 
 def test_training_goes_on_without_wandbs_process(
