@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from datamodules import sources
 from datamodules.shards import pixel_hash
 from datamodules.sources import DAMAGED, Entry, Reader
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")  # others may start programs
-MAX_FILE_BYTES = 1 << 29
 BLACK = 16  # what 12 bits reach in a file of 16, as 8 bits
 RULES = {
     "orientation": "the EXIF orientation is applied first; --crop is in the upright image",
@@ -26,7 +26,8 @@ RULES = {
     "alpha": "composited on white",
     "frames": "the first frame of an animation",
     "unreadable": "corrupt, truncated or encrypted files are rejected",
-    "size": f"more than {Image.MAX_IMAGE_PIXELS} pixels or {MAX_FILE_BYTES} bytes is rejected",
+    "size": f"more than {Image.MAX_IMAGE_PIXELS} pixels or {sources.MAX_FILE_BYTES} bytes is "
+    "rejected",
     "ignored": "names with other extensions, hidden names, links out of an archive or to folders: "
     "counted, not read",
     "keys": "the file name without extension; the whole path where two images would share it",
@@ -104,7 +105,7 @@ def is_whole(data: bytes, kind: str | None) -> bool:
 
 def read_rgb(entry: Entry, read: Reader, white_level: float | None) -> Image.Image:
     """Read an image. Raises Rejected if something is wrong with it, OSError for a failing disk."""
-    if entry.size > MAX_FILE_BYTES:
+    if entry.size > sources.MAX_FILE_BYTES:
         raise Rejected(f"too many bytes: {entry.size}")
     try:
         data = read(entry)

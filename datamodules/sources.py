@@ -24,6 +24,8 @@ from datamodules.shards import DataError
 
 # What reading an archive raises, RuntimeError where it is encrypted or packed in an unknown way.
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
+MAX_FILE_BYTES = 1 << 29  # a larger file is no image
+PIECE = 1 << 20  # bytes copied at once
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,8 @@ def find_images(path: Path) -> tuple[dict[str, Entry], dict[str, int]]:
 def open_source(path: Path, entries: Sequence[Entry], scratch: Path) -> Reader:
     """Make what reads these entries of the source, from any thread.
 
-    First unpacks to `scratch` what cannot be read in any order: a compressed tar, Parquet.
+    First unpacks to `scratch` what cannot be read in any order: a compressed tar, Parquet. Raises
+    DataError if a compressed tar's would not fit there.
     """
     first = path / entries[0].archive
     if path.is_dir() and not entries[0].archive:
@@ -242,10 +245,8 @@ def open_source(path: Path, entries: Sequence[Entry], scratch: Path) -> Reader:
     with tarfile.open(first) as tar:
         stream: Any = tar.fileobj  # the file itself, or what decompresses it
         if not isinstance(stream, io.BufferedReader):
-            stream.seek(0)
-            with scratch.open("wb") as file:
-                shutil.copyfileobj(stream, file, 1 << 20)
-            path = scratch
+            places = unpack_tar(path, stream, entries, scratch)
+            return lambda entry: read_at(scratch, *places[entry])
     return lambda entry: read_at(path / entry.archive, entry.mark, entry.size)
 
 
@@ -261,6 +262,30 @@ def parquet_values(path: Path, file: Any, column: str) -> Iterator[Any]:
             yield from batch.column(0)
     except (OSError, ValueError) as error:  # pyarrow's own are of these
         raise DataError(f"{path}: damaged, or cannot be read ({error})") from error
+
+
+def unpack_tar(
+    path: Path, stream: Any, entries: Sequence[Entry], scratch: Path
+) -> dict[Entry, tuple[int, int]]:
+    """Write the entries' bytes to one file, from the stream of a decompressed tar, as Parquet's.
+
+    Raises DataError where the disk has no room for them: a small file may hold a very large tar.
+    """
+    wanted = {entry.mark: entry.size for entry in entries if entry.size <= MAX_FILE_BYTES}
+    needed, free = sum(wanted.values()), shutil.disk_usage(scratch.parent).free
+    if needed > free:
+        raise DataError(
+            f"{path}: its images take {needed / 1e9:.1f} GB unpacked, and {scratch.parent} has "
+            f"{free / 1e9:.1f} GB free"
+        )
+    places = {}
+    with scratch.open("wb") as out:
+        for mark, size in sorted(wanted.items()):
+            stream.seek(mark)
+            places[mark] = (out.tell(), size)
+            for left in range(size, 0, -PIECE):
+                out.write(stream.read(min(left, PIECE)))
+    return {entry: places[entry.mark] for entry in entries if entry.mark in places}
 
 
 def unpack_parquet(

@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from callbacks.checkpoints import newest_checkpoint
-from datamodules import convert
+from datamodules import sources
 from datamodules.prepare import main as prepare
 from datamodules.shards import ShardIndex, load_images
 from priors import load_prior
@@ -71,11 +72,33 @@ def a_tar(path: Path) -> None:
             archive.addfile(member)
 
 
+def test_a_compressed_tar_fills_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "faces.tar.gz"
+    contents = {"good.png": png("green"), "bomb.png": bytes(1_000_000)}
+    contents["notes.txt"] = bytes(1_000_000)
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 100_000)
+    entries = [*sources.find_images(path)[0].values()]
+    read = sources.open_source(path, entries, tmp_path / "scratch")
+    assert (tmp_path / "scratch").stat().st_size == len(png("green"))
+    assert read(next(e for e in entries if e.name == "good.png")) == png("green")
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    assert prepare([str(path), str(tmp_path / "set"), "--image-size=8"]) != 0
+    assert "0.0 GB free" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("make", [a_zip, a_tar])
 def test_an_archive_reaches_nothing_outside(
     make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 100_000)
     (tmp_path / "secret.png").write_bytes(png("red"))
     make(tmp_path / "archive")
     before = set(tmp_path.rglob("*"))

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from datamodules import convert
+from datamodules import convert, sources
 from datamodules import prepare as P
 from datamodules.shards import INDEX, DataError, ShardIndex, decode, load_images, read_shard
 from datamodules.sources import Entry
@@ -254,7 +254,7 @@ def png_header(width: int, height: int) -> bytes:
 def test_rejected_with_a_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "MAX_FILE_BYTES", 5000)
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 5000)
     src = tmp_path / "src"
     save(src / "good.png", picture(0, 20, 20))
     whole = save(src / "cut.jpg", picture(0, 20, 20)).read_bytes()
