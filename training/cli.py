@@ -38,6 +38,7 @@ from core.parent import end_with_parent
 from core.precision import has_bfloat16, precision_of_training, require_full_precision
 from core.secrets import without_secrets
 from core.stopping import Stopped, Unfinished
+from core.threads import leave_busy_cores
 from datamodules.faces import FaceDataModule
 from lightning_modules.clock import ClockedModule
 from priors.checkpoint import read_checkpoint
@@ -273,6 +274,8 @@ class Train(LightningCLI):
         first = self.trainer.is_global_zero
         if is_child(self.trainer):
             end_with_parent()
+        if self.trainer.world_size == 1 and self.trainer.strategy.root_device.type == "cpu":
+            leave_busy_cores()
         with alone_in(self.run.directory, "train.py") if first else nullcontext():
             require_whole_rows(self.run.directory)
             newest = newest_checkpoint(self.run.directory)  # which has been checked
