@@ -93,13 +93,12 @@ def recovery(found: Result) -> str:
 
 
 def training(found: Result) -> str:
-    data = found["data"] if isinstance(found["data"], str) else ", ".join(found["data"])
     bits = [f"{value:.3f} bits/dim on {name}" for name, value in found["bits_per_dim"].items()]
     points = found["curve"][:: max(1, len(found["curve"]) // 10)]
     return "\n\n".join(
         [
-            f"{found['images_seen']:,} images of {data} in batches of {found['batch_size']}, "
-            f"{found['images_per_second']:.4g} images/s. " + ", ".join(bits),
+            f"{found['images_seen']:,} images of {found['data']}, in batches of "
+            f"{found['batch_size']}, {found['images_per_second']:.4g} images/s. " + ", ".join(bits),
             markdown(
                 ["images", "bits/dim of a batch"], [[f"{n:,}", f"{b:.3f}"] for n, b in points]
             ),

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 from benchmarks.gpu_kit import Kit, Result
 from core.files import whole_lines
+from core.parent import end_with_parent
 from results.rows import read_rows
 
 PIECE = 15 * 2**20  # bytes of a piece of the weights, at most
@@ -20,19 +21,26 @@ RESERVE = 90.0  # seconds of the training's share for its start and end, and for
 TIME_IS_UP = 3  # status of train.py stopped by trainer.max_time
 OUT_OF_MEMORY = "out of memory. Lower data.batch_size"  # in what train.py says
 TEST_SET = "celeba-test-12"
-WRONG = ("failure", "error")  # of a test, in JUnit's XML
+SHOWN = 2000  # characters of a test's failure, at most
 POINTS = 50  # of a curve, at most
 
 
 def said(*command: str) -> tuple[int, str]:
-    """Run a Python program, print what it says as it says it; return its status and all of that."""
-    lines = []
-    with Popen([sys.executable, *command], stdout=PIPE, stderr=STDOUT, text=True) as process:
+    """Run a Python program, print what it says as it says it; return its status and all of that.
+
+    It ends with this process, so that a kit that was killed leaves no training behind.
+    """
+    lines, arguments = [], [sys.executable, *command]
+    with Popen(arguments, stdout=PIPE, stderr=STDOUT, text=True, preexec_fn=tied) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
             lines.append(line)
     return process.returncode, "".join(lines)
+
+
+def tied() -> None:
+    end_with_parent(lambda: True)
 
 
 def require(*command: str) -> None:
@@ -56,9 +64,17 @@ def tests(kit: Kit) -> Result:
     cases = list(ElementTree.parse(report).iter("testcase"))
     report.unlink()
     skipped = [case for case in cases if case.find("skipped") is not None]
-    failed = [c.get("name") for c in cases if any(c.find(x) is not None for x in WRONG)]
-    passed = len(cases) - len(skipped) - len(failed)
-    return {"passed": passed, "failed": len(failed), "skipped": len(skipped), "failures": failed}
+    failures = {
+        f"{case.get('classname')}::{case.get('name')}": (wrong.text or "")[-SHOWN:]
+        for case in cases
+        for wrong in (*case.findall("failure"), *case.findall("error"))
+    }
+    return {
+        "passed": len(cases) - len(skipped) - len(failures),
+        "failed": len(failures),
+        "skipped": len(skipped),
+        "failures": failures,
+    }
 
 
 def needs_gpu(path: Path) -> bool:
@@ -84,7 +100,7 @@ def training(kit: Kit) -> Result:
     record = json.loads((kit.out / "kit" / "prior.json").read_text())
     seen = record["images_seen"]
     return {
-        "data": kit.sets() or "drawn faces",
+        "data": training_set(kit.sets()) if kit.sets() else "drawn faces",
         "begun_from": record["begun_from"],
         "batch_size": batch_size,
         "images_seen": seen,
@@ -113,24 +129,26 @@ def train_command(kit: Kit, batch_size: int) -> list[str]:
 
 
 def data_options(kit: Kit) -> list[str]:
-    """Choose the training set, and held-out ones: all that end with -val, or else all others.
-
-    Raises ValueError if none ends with -train.
-    """
+    """Choose the sets: held out are all whose names end with -val, or else all but -train."""
     sets = kit.sets()
     if not sets:
         return ["--data=datamodules.faces.ProceduralFaces", *kit.sizes.drawn]
-    train = next((name for name in sets if name.endswith("-train")), None)
-    if train is None:
-        raise ValueError(f"{kit.data}: no set of 64px whose name ends with -train, only {sets}")
     others = [name for name in sets if not name.endswith("-train")]
     held_out = [name for name in others if name.endswith("-val")] or others
     near = [name for name in held_out if name.startswith("celeba")]
     far = [name for name in held_out if name not in near]
     return [
-        *(f"--data.root={kit.data}", f"--data.train={train}"),
+        *(f"--data.root={kit.data}", f"--data.train={training_set(sets)}"),
         *(f"--data.in_distribution={listed(near)}", f"--data.out_of_distribution={listed(far)}"),
     ]
+
+
+def training_set(sets: list[str]) -> str:
+    """Find the first set whose name ends with -train. Raises ValueError if there is none."""
+    for name in sets:
+        if name.endswith("-train"):
+            return name
+    raise ValueError(f"no prepared set of 64px has a name that ends with -train, only {sets}")
 
 
 def listed(names: list[str]) -> str:

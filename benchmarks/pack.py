@@ -1,8 +1,7 @@
 """Pack a prepared set for a machine without a network: as many JPEGs in a zip as fit.
 
-`python -m datamodules.prepare` reads the zip there. JPEGs (quality 95, every pixel's own colour)
-take a third to a half of the set's PNGs. Prints what to type on both machines, for images and
-for Python packages.
+`python -m datamodules.prepare` reads the zip there. The JPEGs are of quality 95, every pixel with a
+colour of its own. Prints what to type on both machines, for images and for Python packages.
 """
 
 import argparse
@@ -16,7 +15,7 @@ from PIL import Image
 from core.files import whole_file
 from datamodules.shards import ShardIndex, read_shard
 
-PACKAGES = "webdataset wandb 'jsonargparse[signatures]' pytorch-lightning torchmetrics"
+PACKAGES = "webdataset wandb 'jsonargparse[signatures]'"  # none of which needs torch, of gigabytes
 END = 22  # bytes of a zip's last record
 RECORDS = 76  # bytes that a zip takes for each file, but for its bytes and its name, twice
 
@@ -43,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
         f"{options.out}: {images} of {len(index)} images, {mebibytes:.1f} MiB. On the other machine"
         f"\n  python -m datamodules.prepare {options.out.name} data/{index.image_size}px/{name} "
         f"--image-size {index.image_size}\n"
-        "Packages that it lacks besides torch: here, with its version of Python,\n"
+        "Packages, where it has PyTorch and Lightning: here, with its version of Python,\n"
         f"  pip download --dest wheels --constraint constraints.txt {PACKAGES}\nand there\n"
         f"  pip install --no-index --find-links wheels {PACKAGES}"
     )
