@@ -29,7 +29,7 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("float32", "TF32", *HALVES)
 TRAINED = ("float32", "TF32", "bf16")  # fp16 would need its loss scaled
 CLOSE = 0.05  # dB
-COARSE = 0.75  # of a search's evaluations in bf16 or fp16; the others finish it in float32
+COARSE = 0.5  # of a search's evaluations in bf16 or fp16; the others finish it in float32
 FRACTIONS = {"cs-10%": 0.1, "cs-50%": 0.5}  # of n
 
 Call = Callable[[], object]
