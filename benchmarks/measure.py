@@ -49,11 +49,18 @@ def seconds(run: Callable[[], object]) -> float:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
     """Print one Markdown table, with the note and the machine below it."""
+    print(markdown(header, rows))
+    print(f"\n{note} {machine()}".replace("\n ", "\n"))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Write one Markdown table."""
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+    lines = []
     for row in [header, ["-" * width for width in widths], *rows]:
         cells = (str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(f"| {' | '.join(cells)} |")
-    print(f"\n{note} {machine()}".replace("\n ", "\n"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def machine() -> str:

@@ -12,11 +12,11 @@ from networks.glow import Glow
 from priors.prior import FlowPrior
 
 
-def load_prior(checkpoint: str | Path | None) -> FlowPrior:
+def load_prior(checkpoint: str | Path | None, device: str | torch.device = "cpu") -> FlowPrior:
     """Load the invertible prior of a run, checkpoint or export; without one make `toy_glow`'s."""
     if checkpoint is None:
-        return FlowPrior(toy_glow().frozen(), "glow")
-    prior = priors.load_prior(checkpoint)
+        return FlowPrior(toy_glow().to(device).frozen(), "glow")
+    prior = priors.load_prior(checkpoint, device)
     if not isinstance(prior, FlowPrior):
         raise ValueError(f"{checkpoint} is a GAN prior: this benchmark needs an invertible one")
     return prior

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain_glow import plain_forward, plain_inverse
+from core.precision import require_full_precision
 from datamodules.procedural import faces
 from networks.glow import ActNorm, Glow, Stability
 from tests.made import images_to_initialize, perturbed, small
@@ -51,6 +52,24 @@ def test_paper_networks_invert(size: int, steps: int, levels: int, count: int) -
         network = network.double()
         x = (x[[0, 2]] if size == 128 else x).double()
         assert (network.inverse(network(x)[0]) - x).abs().max() < 1e-10
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_encodes_as_the_cpu_does_and_inverts() -> None:
+    require_full_precision()
+    network = small(image_size=16, levels=3, hidden=32)
+    network.initialize(images_to_initialize(16, 16))
+    perturbed(network, 0.01)
+    x = torch.cat(list(kinds_of_image(16).values()))
+    with torch.no_grad():
+        z, log_det = network(x)
+        network.cuda()
+        there, log_det_there = network(x.cuda())
+        assert torch.allclose(there.cpu(), z, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(log_det_there.cpu(), log_det, rtol=1e-4)
+        for flow in (network, network.frozen()):
+            assert (flow.inverse(there).cpu() - x).abs().max() < 5e-5
 
 
 def test_inverts_every_kind_of_image() -> None:

@@ -1,5 +1,6 @@
 """Latent search: closed-form solutions of a linear prior, and a small Glow as it is used."""
 
+import copy
 import math
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.precision import require_full_precision
 from core.seeds import generator, normal
-from priors.prior import Prior
+from priors.prior import FlowPrior, Prior
 from recovery.latent_search import LatentSearch
 from recovery.methods import Recovery, concatenate
 from recovery.metrics import psnr
@@ -184,6 +186,20 @@ def test_glow_stops_at_the_noise_too() -> None:
     assert (stopped.residual**2 <= operator.noise_energy * 1.0001).all()
     assert (stopped.evaluations < further.evaluations).all()
     assert stopped.status == ("converged",) * 5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["denoising", "sensing"])
+def test_a_gpu_recovers_as_well_as_the_cpu(kind: str) -> None:
+    require_full_precision()
+    operator, gamma = problem(kind)
+    there = FlowPrior(copy.deepcopy(glow()).cuda().frozen(), "glow")
+    y = operator(held_out(), seeds=SEEDS)
+    on_cpu = LatentSearch(flow_prior(), gamma).recover(y, operator)
+    on_gpu = LatentSearch(there, gamma).recover(y.cuda(), problem(kind)[0].cuda())
+    difference = psnr(on_gpu.image.cpu(), held_out()) - psnr(on_cpu.image, held_out())
+    assert difference.abs().max() < 0.1
 
 
 def test_the_penalty_ignores_the_noise_level() -> None:
