@@ -114,8 +114,10 @@ class LinearFlow(nn.Module):
 
         Makes U's columns orthonormal again, which they are no longer once stored in half precision.
         """
-        vectors, triangle = torch.linalg.qr(self.vectors)
-        vectors *= triangle.diagonal().sign()
+        vectors = self.vectors
+        if self.initialized:  # else they are axes
+            vectors, triangle = torch.linalg.qr(vectors)
+            vectors *= triangle.diagonal().sign()
         tensors = (self.mean, vectors, self.scales, self.rest)
         return Gaussian(self.image_shape, *(tensor.detach().clone() for tensor in tensors))
 

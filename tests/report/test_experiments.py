@@ -282,8 +282,8 @@ def settings(problem: dict) -> dict[str, object]:
 
 
 def test_experiments_with_published_numbers_ask_for_them() -> None:
-    shown = {"celeba32", "cs64", "denoising64", "initialisation64", "inpainting64", "methods"}
-    assert set(PUBLISHED) == shown | {"start_norm64"}
+    shown = {"celeba32", "celeba64", "cs64", "denoising64", "initialisation64", "inpainting64"}
+    assert set(PUBLISHED) == shown | {"methods", "start_norm64"}
 
 
 @pytest.mark.parametrize("config", PUBLISHED)
@@ -323,6 +323,7 @@ def test_what_was_published_is_drawn_beside_an_experiment(config: str) -> None:
         "cs64": {"lasso-haar"},  # of the first version alone
         "denoising64": {"glow-denoising-from-y"},  # the paper starts at 0
         "celeba32": unpublished,
+        "celeba64": {"lasso-haar", "total-variation"},
         "methods": unpublished,
     }
     assert drawn == set(trials["methods"]) - missing.get(config, set()) - {"gaussian"}
