@@ -20,7 +20,7 @@ def has_bfloat16() -> bool:
 
 
 def precision_of_training(accelerator: str) -> str | None:
-    """Choose Lightning's precision for a flow: bf16-mixed on CPUs that have it, else its default.
+    """Choose Lightning's precision for Glow: bf16-mixed on CPUs that have it, else its default.
 
     There it makes training 1.6 to 1.9 times as fast (docs/performance.md).
     """

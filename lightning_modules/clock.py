@@ -27,7 +27,7 @@ class ClockedModule(pl.LightningModule):
         seed: of all that is random in training.
     """
 
-    takes_bfloat16 = False  # whether any of it runs in bfloat16 under precision bf16-mixed
+    takes_bfloat16 = False  # whether bf16-mixed leaves what needs it in float32
 
     def __init__(
         self,

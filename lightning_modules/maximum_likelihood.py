@@ -31,8 +31,6 @@ class MaximumLikelihood(Likelihood):
         seed: of dequantisation noise and samples.
     """
 
-    takes_bfloat16 = True
-
     def __init__(
         self,
         network: nn.Module,
@@ -61,6 +59,7 @@ class MaximumLikelihood(Likelihood):
             raise ValueError(
                 f"model.initialization_images must be at least 1 image, got {initialization_images}"
             )
+        self.takes_bfloat16 = getattr(network, "takes_bfloat16", False)  # else all of it would be
         self.learning_rate = learning_rate
         self.betas = betas
         self.warmup_images = warmup_images

@@ -298,6 +298,8 @@ class Glow(nn.Module):
         ValueError: sizes do not fit together.
     """
 
+    takes_bfloat16 = True  # under autocast its coupling networks alone: see `_full_precision`
+
     def __init__(
         self,
         image_size: int = 64,

@@ -32,7 +32,7 @@ WORDS = {
     "trainer.devices": "how many of each node, or auto.",
     "trainer.num_nodes": "of a cluster; see configs/cluster.yaml.",
     "trainer.strategy": "how devices work together; see configs/cluster.yaml.",
-    "trainer.precision": "bf16-mixed: coupling networks in bfloat16 (a flow's default on CPUs that "
+    "trainer.precision": "bf16-mixed: coupling networks in bfloat16 (Glow's default on CPUs that "
     "have it); 32-true: all in float32.",
     "trainer.accumulate_grad_batches": "micro-batches of a flow's optimiser step; bounds memory.",
     "trainer.max_time": "DD:HH:MM:SS after which training stops; the same command goes on.",

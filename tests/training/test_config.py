@@ -67,6 +67,8 @@ def test_precision_is_chosen_by_the_machine(
     assert chosen(True, "--trainer.precision=32-true") == ("32-true", "")
     precision, said = chosen(False, "--trainer.precision=bf16-mixed")
     assert precision == "bf16-mixed" and "32-true may be faster" in said
+    monkeypatch.setattr("networks.glow.Glow.takes_bfloat16", False)  # as a flow of one's own
+    assert chosen(True, unnamed) == (None, "")
 
 
 @pytest.mark.parametrize(
