@@ -29,6 +29,7 @@ M_TICKS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 # A method's colour (in the cycle of `page.style`) and marker, the same in every figure.
 STYLES = {
     "glow": ("C0", "o"),
+    "glow-map": ("C0", "*"),
     "glow-denoising": ("C0", "o"),
     "glow-denoising-from-y": ("C0", "h"),
     "glow-128": ("C0", "o"),

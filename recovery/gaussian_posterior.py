@@ -1,0 +1,107 @@
+"""A Gaussian that stands in for an invertible prior: where a search starts, and how it is scaled.
+
+Both are kept as long as what they were made from: the fit with its prior, the posterior with its
+operator.
+"""
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from core.seeds import normal, seed_from
+from priors.prior import FlowPrior, decode_in_parts
+from recovery.linear_gaussian import matrix_of
+from recovery.operators import Operator
+
+AT_ONCE = 256  # samples decoded at once
+LEAST_VARIANCE = 1e-4  # added to the covariance, which is singular for fewer samples than values
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(mean, L L') of images (C, H, W), in float64.
+
+    Attributes:
+        mean: (n,).
+        root: L, (n, n), lower triangular.
+    """
+
+    mean: Tensor
+    root: Tensor
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Images given measurements y of an operator, for a Gaussian prior: N(mean(y), R R').
+
+    Attributes:
+        prior: the Gaussian.
+        sigma: standard deviation of the noise.
+        root: R, (n, n), in float64.
+    """
+
+    prior: Gaussian
+    sigma: float
+    root: Tensor
+
+    def mean(self, y: Tensor, operator: Operator) -> Tensor:
+        """Compute mu + R R' A' (y - A mu) / sigma^2 for y (B, ...): images (B, C, H, W)."""
+        shape = operator.image_shape
+        expected = operator.A(self.prior.mean.to(y).view(1, *shape))
+        back = operator.A_adjoint(y - expected).flatten(1).double()
+        moved = self.prior.mean + back @ self.root @ self.root.T / self.sigma**2
+        return moved.unflatten(1, shape).to(y)
+
+
+_gaussians: WeakKeyDictionary[FlowPrior, tuple[int, Gaussian]] = WeakKeyDictionary()
+_posteriors: WeakKeyDictionary[Operator, tuple[Gaussian, Posterior]] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def gaussian_of(prior: FlowPrior, samples: int, device: torch.device) -> Gaussian:
+    """Fit mean and covariance to that many samples of a prior on that device."""
+    if prior in _gaussians and _gaussians[prior][0] == samples:
+        return _gaussians[prior][1]
+    total: Tensor | float = 0.0
+    products: Tensor | float = 0.0
+    for first in range(0, samples, AT_ONCE):
+        indices = range(first, min(first + AT_ONCE, samples))
+        flat = samples_of(prior, indices, device).flatten(1).nan_to_num()
+        total = total + flat.double().sum(dim=0)
+        products = products + (flat.T @ flat).double()
+    assert isinstance(total, Tensor) and isinstance(products, Tensor)
+    mean = total / samples
+    covariance = products.div_(samples).sub_(mean.outer(mean))
+    covariance.diagonal().add_(LEAST_VARIANCE)
+    found = Gaussian(mean, torch.linalg.cholesky(covariance))
+    _gaussians[prior] = (samples, found)
+    return found
+
+
+def samples_of(
+    prior: FlowPrior, indices: range, device: torch.device, std: float = 1.0
+) -> Tensor:
+    """Decode latents of N(0, std^2 I), always the same for the same index; clamped to [0, 1]."""
+    latents = normal([seed_from("sample of the prior", i) for i in indices], (prior.latent_dim,))
+    return decode_in_parts(prior, std * latents.to(device))
+
+
+@torch.no_grad()
+def posterior_of(gaussian: Gaussian, operator: Operator, y: Tensor, sigma: float) -> Posterior:
+    """Compute R = L M^-T, where M M' = I + L' A' A L / sigma^2 (a Cholesky factor)."""
+    if operator in _posteriors:
+        known, posterior = _posteriors[operator]
+        if known is gaussian and posterior.sigma == sigma:
+            return posterior
+        del _posteriors[operator]  # before the next takes as much memory
+    seen = matrix_of(operator, y[:1]).double() @ gaussian.root  # A L
+    inner = (seen.T @ seen).div_(sigma**2)
+    inner.diagonal().add_(1)
+    factor = torch.linalg.cholesky(inner)
+    del seen, inner
+    root = torch.linalg.solve_triangular(factor.T, gaussian.root, upper=True, left=False)
+    posterior = Posterior(gaussian, sigma, root)
+    _posteriors[operator] = (gaussian, posterior)
+    return posterior
