@@ -64,14 +64,14 @@ def gaussian_of(prior: FlowPrior, samples: int, device: torch.device) -> Gaussia
     """Fit mean and covariance to that many samples of a prior on that device."""
     if prior in _gaussians and _gaussians[prior][0] == samples:
         return _gaussians[prior][1]
-    total: Tensor | float = 0.0
-    products: Tensor | float = 0.0
+    n = prior.latent_dim
+    total = torch.zeros(n, dtype=torch.float64, device=device)
+    products = torch.zeros(n, n, dtype=torch.float64, device=device)
     for first in range(0, samples, AT_ONCE):
         indices = range(first, min(first + AT_ONCE, samples))
         flat = samples_of(prior, indices, device).flatten(1).nan_to_num()
-        total = total + flat.double().sum(dim=0)
-        products = products + (flat.T @ flat).double()
-    assert isinstance(total, Tensor) and isinstance(products, Tensor)
+        total += flat.double().sum(dim=0)
+        products += flat.T @ flat
     mean = total / samples
     covariance = products.div_(samples).sub_(mean.outer(mean))
     covariance.diagonal().add_(LEAST_VARIANCE)
@@ -80,9 +80,7 @@ def gaussian_of(prior: FlowPrior, samples: int, device: torch.device) -> Gaussia
     return found
 
 
-def samples_of(
-    prior: FlowPrior, indices: range, device: torch.device, std: float = 1.0
-) -> Tensor:
+def samples_of(prior: FlowPrior, indices: range, device: torch.device, std: float = 1.0) -> Tensor:
     """Decode latents of N(0, std^2 I), always the same for the same index; clamped to [0, 1]."""
     latents = normal([seed_from("sample of the prior", i) for i in indices], (prior.latent_dim,))
     return decode_in_parts(prior, std * latents.to(device))

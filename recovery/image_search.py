@@ -12,8 +12,8 @@ from torch import Tensor
 
 from priors.prior import FlowPrior, Prior
 from recovery.gaussian_posterior import gaussian_of, posterior_of, samples_of
-from recovery.lbfgs import minimise
 from recovery.latent_search import LatentSearch
+from recovery.lbfgs import minimise
 from recovery.linear_gaussian import LEAST_SIGMA
 from recovery.methods import (
     PriorBased,
@@ -65,6 +65,7 @@ class ImageSearch(PriorBased):
     """
 
     prior: FlowPrior
+    batch_size: int
 
     def __init__(
         self,
@@ -128,23 +129,8 @@ class ImageSearch(PriorBased):
         posterior = posterior_of(gaussian, operator, y, sigma)
         root = posterior.root.to(y)
         weight = min(1.0, 0.1 / sigma**0.5) if self.weight is None else self.weight
-        weight, typical = weight * sigma**2, self.typical(y.device)
-        noise = operator.measurements * sigma**2
-
-        def value(x: Tensor, indices: Tensor | slice) -> Tensor:
-            """Compute the objective, (k,): its least possible value where there is nothing left."""
-            residual = residual_energy(y[indices], operator.A(x))
-            unlikely = -2 * self.prior.encode(x)[1]
-            values = residual + weight * unlikely.clamp_min(typical)
-            arrived = (residual <= noise) & (unlikely <= typical)
-            return torch.where(arrived, values - values.detach() + weight * typical, values)
-
-        start, spent = posterior.mean(y, operator), 0
-        if self.latent_evaluations and operator.measurements < FEW * self.prior.latent_dim:
-            found = self.latent_search().recover(y, operator, seeds=seeds, progress=progress)
-            lower = value(found.image, slice(None)) < value(start, slice(None))
-            start = torch.where(lower.view(-1, 1, 1, 1), found.image, start)
-            spent = found.evaluations + 1
+        energy = _Energy(self.prior, operator, sigma, weight * sigma**2, self.typical(y.device))
+        start, spent = self.started(posterior.mean(y, operator), y, operator, energy, progress)
 
         def image(u: Tensor, indices: Tensor | slice) -> Tensor:
             return start[indices] + (u @ root.T).unflatten(1, operator.image_shape)
@@ -152,7 +138,7 @@ class ImageSearch(PriorBased):
         def objective(points: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 u = points.detach().requires_grad_()
-                values = value(image(u, indices), indices)
+                values = energy(image(u, indices), y[indices])
                 (gradients,) = torch.autograd.grad(values.sum(), u)
             return values.detach(), gradients
 
@@ -161,7 +147,7 @@ class ImageSearch(PriorBased):
             y.new_zeros(len(y), self.prior.latent_dim),
             max_evaluations=self.evaluations,
             history=self.history,
-            target=weight * typical,
+            target=energy.least,
             progress=progress,
         )
         x = image(least.point, slice(None))
@@ -175,12 +161,52 @@ class ImageSearch(PriorBased):
             status=least.status,
         )
 
-    def latent_search(self) -> LatentSearch:
-        return LatentSearch(
-            self.prior, evaluations=self.latent_evaluations, history=self.history
+    def started(
+        self,
+        mean: Tensor,
+        y: Tensor,
+        operator: Operator,
+        energy: "_Energy",
+        progress: Progress | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Choose where each image's search starts; return it with the evaluations spent (B,)."""
+        if not self.latent_evaluations or operator.measurements >= FEW * self.prior.latent_dim:
+            return mean, torch.zeros(len(y), dtype=torch.int64, device=y.device)
+        search = LatentSearch(
+            self.prior,
+            evaluations=self.latent_evaluations,
+            history=self.history,
+            batch_size=self.batch_size,
         )
+        found = search.recover(y, operator, progress=progress)
+        lower = energy(found.image, y) < energy(mean, y)
+        return torch.where(lower.view(-1, 1, 1, 1), found.image, mean), found.evaluations + 1
 
     def typical(self, device: torch.device) -> float:
         """Compute the mean of -2 log p_G over samples at the temperature."""
         images = samples_of(self.prior, range(TYPICAL_SAMPLES), device, self.temperature)
         return float(-2 * self.prior.encode(images)[1].mean())
+
+
+class _Energy:
+    """What an `ImageSearch` minimises; `least` is its least possible value."""
+
+    def __init__(
+        self, prior: FlowPrior, operator: Operator, sigma: float, weight: float, typical: float
+    ) -> None:
+        self.prior, self.operator = prior, operator
+        self.weight, self.typical = weight, typical
+        self.noise = operator.measurements * sigma**2
+        self.least = weight * typical
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Compute ||A x - y||^2 + weight max(-2 log p_G(x), typical), (B,).
+
+        It is the least possible where nothing is left: the residual is at the noise, the image
+        typical. There the search ends.
+        """
+        residual = residual_energy(y, self.operator.A(x))
+        unlikely = -2 * self.prior.encode(x)[1]
+        values = residual + self.weight * unlikely.clamp_min(self.typical)
+        arrived = (residual <= self.noise) & (unlikely <= self.typical)
+        return torch.where(arrived, values - values.detach() + self.least, values)

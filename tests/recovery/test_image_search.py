@@ -1,0 +1,187 @@
+"""The search among images: closed forms of a linear prior, and a small Glow as it is used."""
+
+import gc
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from networks.linear_flow import LinearFlow
+from priors.prior import FlowPrior, flow_prior
+from recovery import gaussian_posterior, image_search
+from recovery.gaussian_posterior import gaussian_of, posterior_of
+from recovery.image_search import ImageSearch
+from recovery.latent_search import LatentSearch
+from recovery.linear_gaussian import Wiener
+from recovery.methods import concatenate, residual_energy
+from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
+from tests.made import flow_prior as glow_prior
+from tests.made import gan_prior, held_out
+
+SHAPE = (3, 4, 4)
+FACE = (3, 8, 8)
+N = math.prod(FACE)
+CPU = torch.device("cpu")
+
+
+def gaussian() -> FlowPrior:
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(48, 48, generator=generator).double() / 50
+    network = LinearFlow(4)
+    network.fit(0.05 * torch.randn(48, generator=generator), mix @ mix.T + 1e-4 * torch.eye(48))
+    return flow_prior(network, images_seen=1)
+
+
+def images(prior: FlowPrior, count: int = 4) -> Tensor:
+    return prior.decode(prior.initial_latent(list(range(count)), 1.0))
+
+
+def unlikely(image: Tensor) -> Tensor:
+    return -2 * glow_prior().encode(image)[1]
+
+
+OPERATORS = [
+    GaussianSensing(SHAPE, m=5),
+    GaussianSensing(SHAPE, m=48),
+    Denoising(SHAPE, sigma=0.1),
+    Inpainting(SHAPE, fraction=0.5, sigma=0.02),
+]
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_through_a_linear_flow_it_finds_the_posterior_mean(operator: Operator) -> None:
+    """Where no image is likelier than typical, and the prior has its weight of Bayes' rule."""
+    prior = gaussian()
+    y = operator(images(prior))
+    closed = Wiener(prior).recover(y, operator)
+    found = ImageSearch(prior, weight=1.0, temperature=1e-3).recover(y, operator)
+    assert torch.allclose(closed.image, found.image, atol=2e-3)
+    assert (found.evaluations < 160).all()
+
+
+def test_the_gaussian_is_that_of_the_samples() -> None:
+    prior = gaussian()
+    fitted = gaussian_of(prior, 20_000, CPU)
+    covariance = prior.network.covariance(torch.eye(48))  # type: ignore[attr-defined]
+    error = (fitted.root @ fitted.root.T - covariance.double()).norm() / covariance.norm()
+    assert error < 0.05
+    assert gaussian_of(prior, 20_000, CPU) is fitted
+    assert gaussian_of(prior, 100, CPU) is not fitted  # fewer than values, and not singular
+
+
+def test_the_posterior_is_the_wiener_filters_and_ends_with_its_operator() -> None:
+    prior, operator = gaussian(), GaussianSensing(SHAPE, m=20)
+    y = operator(images(prior))
+    fitted = gaussian_of(prior, 500, CPU)
+    posterior = posterior_of(fitted, operator, y, operator.sigma)
+    covariance = fitted.root @ fitted.root.T
+    matrix = operator._matrix(y).double()
+    seen = matrix @ covariance @ matrix.T + operator.sigma**2 * torch.eye(20).double()
+    gain = torch.linalg.solve(seen, matrix @ covariance).T
+    assert torch.allclose(
+        posterior.root @ posterior.root.T, covariance - gain @ matrix @ covariance
+    )
+    expected = fitted.mean + (y.double() - fitted.mean @ matrix.T) @ gain.T
+    assert torch.allclose(posterior.mean(y, operator).flatten(1).double(), expected, atol=1e-4)
+    assert posterior_of(fitted, operator, y, operator.sigma) is posterior
+    assert posterior_of(fitted, operator, y, 0.1) is not posterior
+    held = len(gaussian_posterior._posteriors)
+    del operator
+    gc.collect()
+    assert len(gaussian_posterior._posteriors) == held - 1
+
+
+@pytest.mark.parametrize("m", [12, 96, N])
+def test_it_ends_lower_than_both_of_its_starts(m: int) -> None:
+    prior, operator = glow_prior(), GaussianSensing(FACE, m=m)
+    y = operator(held_out())
+    method = ImageSearch(prior, weight=1.0, temperature=0.1)
+    found = method.recover(y, operator, seeds=range(5))
+    typical = method.typical(CPU)
+
+    def objective(image: Tensor) -> Tensor:
+        fit = residual_energy(y, operator.A(image))
+        return fit + operator.sigma**2 * unlikely(image).clamp_min(typical)
+
+    start = posterior_of(gaussian_of(prior, 4000, CPU), operator, y, operator.sigma)
+    latent = LatentSearch(prior, evaluations=120).recover(y, operator)
+    assert (found.objective < objective(start.mean(y, operator))).all()
+    assert (found.objective <= objective(latent.image)).all()
+    assert torch.allclose(found.objective, objective(found.image), rtol=1e-3)
+    few = m < N / 5
+    assert ((found.evaluations > 60) == few).all()  # those of the latent search are counted
+    assert found.latent is not None
+    assert torch.allclose(prior.decode(found.latent), found.image, atol=1e-3)
+
+
+def test_with_everything_measured_it_is_nearer_than_a_latent_search_of_ten_times_the_cost() -> None:
+    prior, operator = glow_prior(), GaussianSensing(FACE, m=N)
+    y = operator(held_out())
+    found = ImageSearch(prior).recover(y, operator)
+    searched = LatentSearch(prior, evaluations=600).recover(y, operator)
+
+    def error(image: Tensor) -> float:
+        return float((image - held_out()).square().mean())
+
+    assert error(found.image) < error(searched.image)
+    assert found.evaluations.max() <= 60
+
+
+def test_an_image_that_fits_and_is_typical_is_left_alone() -> None:
+    """No face is much likelier than samples: with few measurements, a likelier one is a blur."""
+    prior, operator = glow_prior(), GaussianSensing(FACE, m=12)
+    y = operator(held_out())
+    short = ImageSearch(prior, temperature=1.0, latent_evaluations=0).recover(y, operator)
+    long = ImageSearch(prior, temperature=0.05, latent_evaluations=0).recover(y, operator)
+    assert short.status == ("converged",) * 5
+    assert (short.evaluations < long.evaluations).all()
+    assert (short.residual.square() <= operator.noise_energy).all()
+    assert (unlikely(long.image) < unlikely(short.image)).all()
+
+
+def test_an_images_result_does_not_depend_on_its_batch_mates() -> None:
+    prior, operator = glow_prior(), GaussianSensing(FACE, m=30)
+    y = operator(held_out())
+    together = ImageSearch(prior).recover(y, operator, seeds=range(5))
+    alone = concatenate(
+        [ImageSearch(prior).recover(y[i : i + 1], operator, seeds=[i]) for i in range(5)]
+    )
+    assert torch.allclose(together.image, alone.image, atol=5e-3)
+    parts = ImageSearch(prior, batch_size=2).recover(y, operator, seeds=range(5))
+    assert torch.allclose(together.image, parts.image, atol=5e-3)
+
+
+def test_exact_measurements_are_searched_too() -> None:
+    operator = Inpainting(FACE)
+    found = ImageSearch(glow_prior()).recover(operator(held_out()), operator)
+    kept = (found.image - held_out()) * operator.kept
+    assert kept.abs().max() < 0.02
+
+
+def test_what_it_cannot_serve_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="needs an invertible prior"):
+        ImageSearch(gan_prior())
+    for name, number in (
+        ("weight", 0.0),
+        ("temperature", -1.0),
+        ("sigma", -0.1),
+        ("evaluations", 0),
+        ("latent_evaluations", -1),
+        ("history", 0),
+        ("samples", 1),
+        ("batch_size", 0),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            ImageSearch(glow_prior(), **{name: number})  # type: ignore[arg-type]
+    operator = GaussianSensing(FACE, m=20)
+    operator.tells_noise = False
+    with pytest.raises(ValueError, match="set the method's sigma, or use LatentSearch"):
+        ImageSearch(glow_prior()).check(operator)
+    ImageSearch(glow_prior(), sigma=0.1).check(operator)
+    operator.linear = False
+    with pytest.raises(ValueError, match="needs a linear operator"):
+        ImageSearch(glow_prior()).check(operator)
+    monkeypatch.setattr(image_search, "LARGEST_IMAGE", 100)
+    with pytest.raises(ValueError, match="at most 100: use recovery"):
+        ImageSearch(glow_prior())
