@@ -1,5 +1,6 @@
 """The search among images: closed forms of a linear prior, and a small Glow as it is used."""
 
+import copy
 import gc
 import math
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.precision import require_full_precision
 from networks.linear_flow import LinearFlow
 from priors.prior import FlowPrior, flow_prior
 from recovery import gaussian_posterior, image_search
@@ -15,9 +17,10 @@ from recovery.image_search import ImageSearch
 from recovery.latent_search import LatentSearch
 from recovery.linear_gaussian import Wiener
 from recovery.methods import concatenate, residual_energy
+from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
 from tests.made import flow_prior as glow_prior
-from tests.made import gan_prior, held_out
+from tests.made import gan_prior, glow, held_out
 
 SHAPE = (3, 4, 4)
 FACE = (3, 8, 8)
@@ -185,3 +188,17 @@ def test_what_it_cannot_serve_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_search, "LARGEST_IMAGE", 100)
     with pytest.raises(ValueError, match="at most 100: use recovery"):
         ImageSearch(glow_prior())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("m", [30, N])
+def test_a_gpu_recovers_as_well_as_the_cpu(m: int) -> None:
+    require_full_precision()
+    there = FlowPrior(copy.deepcopy(glow()).cuda().frozen(), "glow")
+    operator = GaussianSensing(FACE, m=m)
+    y = operator(held_out())
+    on_cpu = ImageSearch(glow_prior()).recover(y, operator)
+    on_gpu = ImageSearch(there).recover(y.cuda(), GaussianSensing(FACE, m=m).cuda())
+    difference = psnr(on_gpu.image.cpu(), held_out()) - psnr(on_cpu.image, held_out())
+    assert difference.abs().max() < 0.1
