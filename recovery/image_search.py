@@ -129,7 +129,7 @@ class ImageSearch(PriorBased):
         posterior = posterior_of(gaussian, operator, y, sigma)
         root = posterior.root.to(y)
         weight = min(1.0, 0.1 / sigma**0.5) if self.weight is None else self.weight
-        energy = _Energy(self.prior, operator, sigma, weight * sigma**2, self.typical(y.device))
+        energy = _Energy(self.prior, operator, sigma, weight * sigma**2, self.typical(y))
         start, spent = self.started(posterior.mean(y, operator), y, operator, energy, progress)
 
         def image(u: Tensor, indices: Tensor | slice) -> Tensor:
@@ -182,17 +182,17 @@ class ImageSearch(PriorBased):
         lower = energy(found.image, y) < energy(mean, y)
         return torch.where(lower.view(-1, 1, 1, 1), found.image, mean), found.evaluations + 1
 
-    def typical(self, device: torch.device) -> float:
-        """Compute the mean of -2 log p_G over samples at the temperature."""
-        images = samples_of(self.prior, range(TYPICAL_SAMPLES), device, self.temperature)
-        return float(-2 * self.prior.encode(images)[1].mean())
+    def typical(self, like: Tensor) -> Tensor:
+        """Compute the mean of -2 log p_G over samples at the temperature, ()."""
+        images = samples_of(self.prior, range(TYPICAL_SAMPLES), like.device, self.temperature)
+        return -2 * self.prior.encode(images)[1].mean().to(like)
 
 
 class _Energy:
     """What an `ImageSearch` minimises; `least` is its least possible value."""
 
     def __init__(
-        self, prior: FlowPrior, operator: Operator, sigma: float, weight: float, typical: float
+        self, prior: FlowPrior, operator: Operator, sigma: float, weight: float, typical: Tensor
     ) -> None:
         self.prior, self.operator = prior, operator
         self.weight, self.typical = weight, typical
@@ -209,4 +209,4 @@ class _Energy:
         unlikely = -2 * self.prior.encode(x)[1]
         values = residual + self.weight * unlikely.clamp_min(self.typical)
         arrived = (residual <= self.noise) & (unlikely <= self.typical)
-        return torch.where(arrived, values - values.detach() + self.least, values)
+        return torch.where(arrived, self.least, values)

@@ -101,7 +101,7 @@ def test_it_ends_lower_than_both_of_its_starts(m: int) -> None:
     y = operator(held_out())
     method = ImageSearch(prior, weight=1.0, temperature=0.1)
     found = method.recover(y, operator, seeds=range(5))
-    typical = method.typical(CPU)
+    typical = method.typical(y)
 
     def objective(image: Tensor) -> Tensor:
         fit = residual_energy(y, operator.A(image))
