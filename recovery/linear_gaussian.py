@@ -1,8 +1,9 @@
 """Recovery through a linear flow in closed form: the Wiener filter for any linear operator."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -108,14 +109,14 @@ class Wiener(PriorBased):
     def by_cholesky(
         self, y: Tensor, operator: Operator, variance: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        gaussian = self._gaussian.to(torch.float64)
-        rows = matrix_of(operator, y).double()  # A
-        seen = gaussian.covariance(rows)  # A C
-        inner = seen @ rows.T
-        inner.diagonal().add_(variance)
-        difference = y.flatten(1).double() - (gaussian.mean + 0.5) @ rows.T
-        u = torch.cholesky_solve(difference.T, torch.linalg.cholesky(inner))
-        image = gaussian.mean + 0.5 + u.T @ seen
+        known = _factored.get(operator)
+        if known is None or known.gaussian is not self._gaussian or known.variance != variance:
+            known = None
+            _factored.pop(operator, None)  # before the next takes as much memory
+            known = _factored[operator] = factored(self._gaussian, operator, y, variance)
+        difference = y.flatten(1).double() - known.expected
+        u = torch.cholesky_solve(difference.T, known.factor)
+        image = known.mean + u.T @ known.seen
         none = torch.zeros(len(y), dtype=torch.int64)
         return image.to(y).unflatten(1, operator.image_shape), none, none == 0
 
@@ -135,6 +136,41 @@ class Wiener(PriorBased):
         difference = y - operator.A(mean)
         u, steps, solved = conjugate_gradients(product, difference, self.iterations, self.tolerance)
         return mean + through_prior(operator.A_adjoint(u)), steps, solved.cpu()
+
+
+@dataclass(frozen=True)
+class _Factored:
+    """What a Wiener filter computes once for an operator, in float64.
+
+    Attributes:
+        gaussian, variance: it is of.
+        mean: mu, (n,).
+        expected: A mu, (m,).
+        seen: A C, (m, n).
+        factor: (m, m), of Cholesky, of A C A' + variance I.
+    """
+
+    gaussian: GaussianNetwork
+    variance: float
+    mean: Tensor
+    expected: Tensor
+    seen: Tensor
+    factor: Tensor
+
+
+_factored: WeakKeyDictionary[Operator, _Factored] = WeakKeyDictionary()
+
+
+def factored(network: GaussianNetwork, operator: Operator, y: Tensor, variance: float) -> _Factored:
+    """Factor A C A' + variance I for the operator that measured y."""
+    gaussian = network.to(torch.float64)
+    rows = matrix_of(operator, y).double()  # A
+    seen = gaussian.covariance(rows)
+    inner = seen @ rows.T
+    inner.diagonal().add_(variance)
+    mean = gaussian.mean + 0.5
+    factor = torch.linalg.cholesky(inner)
+    return _Factored(network, variance, mean, mean @ rows.T, seen, factor)
 
 
 def matrix_of(operator: Operator, y: Tensor, size: int = 256) -> Tensor:

@@ -1,6 +1,7 @@
 """The Wiener filter: its closed form, and the latent search that must find the same."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -139,3 +140,24 @@ def test_a_deepinv_blur_is_served(tmp_path: Path) -> None:
     y = blur(images(prior))
     recovered = Wiener(prior)(y, blur)
     assert (recovered - images(prior)).square().mean() < (y - images(prior)).square().mean()
+
+
+def test_an_operator_is_factored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images come a few at a time, each time to a new method; at 64px factoring takes minutes."""
+    made = []
+    factored = linear_gaussian.factored
+
+    def counted(*arguments: Any) -> Any:
+        made.append(arguments)
+        return factored(*arguments)
+
+    monkeypatch.setattr(linear_gaussian, "factored", counted)
+    prior, operator = gaussian(), GaussianSensing(SHAPE, m=20)
+    y = operator(images(prior))
+    together = Wiener(prior).recover(y, operator).image
+    parts = [Wiener(prior).recover(part, operator).image for part in y.split(2)]
+    assert len(made) == 1 and torch.allclose(torch.cat(parts), together, atol=1e-6)
+    noisier = Wiener(prior, sigma=0.3).recover(y, operator).image
+    other = Wiener(gaussian()).recover(y, operator).image
+    assert len(made) == 3 and not torch.allclose(noisier, together, atol=1e-3)
+    assert torch.allclose(other, together, atol=1e-6)
