@@ -5,6 +5,7 @@ optimize", and search latents instead (paper, section 2). In the coordinates of 
 it is easy.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,8 @@ from recovery.operators import Operator
 from recovery.starts import require_encoder
 
 LARGEST_IMAGE = 16_384  # values of an image, n, up to which (n, n) matrices are factored
-FEW = 0.2  # of an image's values: with fewer measurements, a latent search finds a better start
+FEW = 0.25  # of an image's values: with fewer measurements, a latent search finds a better start
+AT_32PX = 3 * 32 * 32  # values of an image, whose latent search has `latent_evaluations`
 TYPICAL_SAMPLES = 128  # they set the typical likelihood
 
 
@@ -42,7 +44,7 @@ class ImageSearch(PriorBased):
 
     It searches in the coordinates u of x = start + R u, where R R' is the posterior covariance of a
     Gaussian with the mean and covariance of the prior's own samples. It starts at that Gaussian's
-    posterior mean; where fewer than n / 5 values are measured, at what a `LatentSearch` finds, if
+    posterior mean; where fewer than n / 4 values are measured, at what a `LatentSearch` finds, if
     that is lower. For a linear flow the mean is the answer; a Glow takes 20 to 60 evaluations more.
 
     Status: `converged` also where the residual is at the noise and the image typical.
@@ -54,7 +56,8 @@ class ImageSearch(PriorBased):
             best of four in denoising, and in compressive sensing as good as any.
         temperature: standard deviation of the latents of `typical`.
         evaluations: budget of objective evaluations per image, those of the latent search apart.
-        latent_evaluations: budget of the latent search with few measurements; 0 for none.
+        latent_evaluations: budget of the latent search with few measurements; 0 for none. Beyond
+            32px it grows with n: 480 at 64px.
         history: curvature pairs kept per image.
         samples: of the prior, from which its Gaussian is fitted, once per prior and process.
         sigma: standard deviation of the noise, where the operator does not tell it.
@@ -174,7 +177,9 @@ class ImageSearch(PriorBased):
             return mean, torch.zeros(len(y), dtype=torch.int64, device=y.device)
         search = LatentSearch(
             self.prior,
-            evaluations=self.latent_evaluations,
+            evaluations=math.ceil(
+                self.latent_evaluations * max(1.0, self.prior.latent_dim / AT_32PX)
+            ),
             history=self.history,
             batch_size=self.batch_size,
         )

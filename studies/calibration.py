@@ -260,7 +260,8 @@ def quantile(scalars: pd.DataFrame, level: float) -> float:
 
 def uniformity(scalars: pd.DataFrame) -> float:
     """Compute the p-value of uniform ranks: of one direction per image, which are independent."""
-    first = scalars[scalars["scalar"] == scalars["image"] % scalars["scalar"].nunique()]
+    images, _ = pd.factorize(scalars["image"])
+    first = scalars[scalars["scalar"] == images % scalars["scalar"].nunique()]
     ranks = int(first["pairs"].iloc[0]) + 1
     # ranks that share a bin make its expected count
     of_rank = np.arange(ranks) * BINS // ranks

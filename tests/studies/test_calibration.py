@@ -35,7 +35,7 @@ def calibrated(
     seeds = [1000 + index for index in range(count)]
     truth = gaussian().decode(gaussian().initial_latent(seeds, 1.0))
     images = (truth.clamp(0, 1) * 255).round().to(torch.uint8)
-    held_out = ImageSet("held-out", "in", images, [str(seed) for seed in seeds])
+    held_out = ImageSet("held-out", "in", images, [f"face-{seed}" for seed in seeds])
     given = Given({"g": prior}, {"held-out": held_out}, pd.DataFrame(), torch.device("cpu"), folder)
     settings = {"prior": "g", "datasets": ["held-out"], "chosen_on": "held-out", "perturb": True}
     settings |= {"fractions": [0.4], "images": count, "evaluations": 150, **options}
