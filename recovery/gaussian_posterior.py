@@ -56,7 +56,7 @@ class Posterior:
 
 
 _gaussians: WeakKeyDictionary[FlowPrior, tuple[int, Gaussian]] = WeakKeyDictionary()
-_posteriors: WeakKeyDictionary[Operator, tuple[Gaussian, Posterior]] = WeakKeyDictionary()
+_posteriors: WeakKeyDictionary[Operator, Posterior] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -69,6 +69,7 @@ def gaussian_of(prior: FlowPrior, samples: int, device: torch.device) -> Gaussia
     products = torch.zeros(n, n, dtype=torch.float64, device=device)
     for first in range(0, samples, AT_ONCE):
         indices = range(first, min(first + AT_ONCE, samples))
+        # an untrained prior may decode to nan
         flat = samples_of(prior, indices, device).flatten(1).nan_to_num()
         total += flat.double().sum(dim=0)
         products += flat.T @ flat
@@ -89,17 +90,16 @@ def samples_of(prior: FlowPrior, indices: range, device: torch.device, std: floa
 @torch.no_grad()
 def posterior_of(gaussian: Gaussian, operator: Operator, y: Tensor, sigma: float) -> Posterior:
     """Compute R = L M^-T, where M M' = I + L' A' A L / sigma^2 (a Cholesky factor)."""
-    if operator in _posteriors:
-        known, posterior = _posteriors[operator]
-        if known is gaussian and posterior.sigma == sigma:
-            return posterior
-        del _posteriors[operator]  # before the next takes as much memory
+    posterior = _posteriors.get(operator)
+    if posterior is not None and posterior.prior is gaussian and posterior.sigma == sigma:
+        return posterior
+    posterior = None
+    _posteriors.pop(operator, None)  # before the next takes as much memory
     seen = matrix_of(operator, y[:1]).double() @ gaussian.root  # A L
     inner = (seen.T @ seen).div_(sigma**2)
     inner.diagonal().add_(1)
     factor = torch.linalg.cholesky(inner)
     del seen, inner
     root = torch.linalg.solve_triangular(factor.T, gaussian.root, upper=True, left=False)
-    posterior = Posterior(gaussian, sigma, root)
-    _posteriors[operator] = (gaussian, posterior)
+    posterior = _posteriors[operator] = Posterior(gaussian, sigma, root)
     return posterior
