@@ -91,11 +91,15 @@ def few_measurements(sensing: Sensing, options: argparse.Namespace) -> list[Row]
 
 def among_images(sensing: Sensing, budgets: Sequence[int]) -> dict[str, Method]:
     """Make searches among images. What is factored once per prior and operator is factored here."""
-    searches: dict[str, Method] = {}
-    for budget in budgets:
-        search = ImageSearch(sensing.prior, evaluations=budget, latent_evaluations=0)
-        searches[f"ours, among images, {budget}"] = search
-    ImageSearch(sensing.prior, evaluations=1).recover(sensing.y, sensing.operator)
+    searches: dict[str, Method] = {
+        f"ours, among images, {budget}": ImageSearch(
+            sensing.prior, evaluations=budget, latent_evaluations=0
+        )
+        for budget in budgets
+    }
+    ImageSearch(sensing.prior, evaluations=1, latent_evaluations=0).recover(
+        sensing.y, sensing.operator
+    )
     return searches
 
 

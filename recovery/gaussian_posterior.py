@@ -5,17 +5,18 @@ operator.
 """
 
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from core.kept import Kept
 from core.seeds import normal, seed_from
 from priors.prior import FlowPrior, decode_in_parts
 from recovery.linear_gaussian import matrix_of
 from recovery.operators import Operator
 
 AT_ONCE = 256  # samples decoded at once
+TYPICAL_SAMPLES = 128  # they set the typical likelihood
 LEAST_VARIANCE = 1e-4  # added to the covariance, which is singular for fewer samples than values
 
 
@@ -55,15 +56,18 @@ class Posterior:
         return moved.unflatten(1, shape).to(y)
 
 
-_gaussians: WeakKeyDictionary[FlowPrior, tuple[int, Gaussian]] = WeakKeyDictionary()
-_posteriors: WeakKeyDictionary[Operator, Posterior] = WeakKeyDictionary()
+_gaussians: Kept[Gaussian] = Kept()
+_typical: Kept[Tensor] = Kept()
+_posteriors: Kept[Posterior] = Kept()
+
+
+def gaussian_of(prior: FlowPrior, samples: int, device: torch.device) -> Gaussian:
+    """Fit mean and covariance to that many samples of a prior on that device."""
+    return _gaussians.get(prior, None, samples, lambda: fit(prior, samples, device))
 
 
 @torch.no_grad()
-def gaussian_of(prior: FlowPrior, samples: int, device: torch.device) -> Gaussian:
-    """Fit mean and covariance to that many samples of a prior on that device."""
-    if prior in _gaussians and _gaussians[prior][0] == samples:
-        return _gaussians[prior][1]
+def fit(prior: FlowPrior, samples: int, device: torch.device) -> Gaussian:
     n = prior.latent_dim
     total = torch.zeros(n, dtype=torch.float64, device=device)
     products = torch.zeros(n, n, dtype=torch.float64, device=device)
@@ -76,9 +80,18 @@ def gaussian_of(prior: FlowPrior, samples: int, device: torch.device) -> Gaussia
     mean = total / samples
     covariance = products.div_(samples).sub_(mean.outer(mean))
     covariance.diagonal().add_(LEAST_VARIANCE)
-    found = Gaussian(mean, torch.linalg.cholesky(covariance))
-    _gaussians[prior] = (samples, found)
-    return found
+    return Gaussian(mean, torch.linalg.cholesky(covariance))
+
+
+def typical_of(prior: FlowPrior, temperature: float, device: torch.device) -> Tensor:
+    """Compute the mean of -2 log p_G, (), over samples G(temperature z) of a prior."""
+
+    @torch.no_grad()
+    def mean() -> Tensor:
+        images = samples_of(prior, range(TYPICAL_SAMPLES), device, temperature)
+        return -2 * prior.encode(images)[1].mean()
+
+    return _typical.get(prior, None, temperature, mean)
 
 
 def samples_of(prior: FlowPrior, indices: range, device: torch.device, std: float = 1.0) -> Tensor:
@@ -87,19 +100,20 @@ def samples_of(prior: FlowPrior, indices: range, device: torch.device, std: floa
     return decode_in_parts(prior, std * latents.to(device))
 
 
-@torch.no_grad()
 def posterior_of(gaussian: Gaussian, operator: Operator, y: Tensor, sigma: float) -> Posterior:
+    """Make the posterior given what a linear operator measures with noise sigma, as y (B, ...)."""
+    return _posteriors.get(
+        operator, gaussian, sigma, lambda: factored(gaussian, operator, y, sigma)
+    )
+
+
+@torch.no_grad()
+def factored(gaussian: Gaussian, operator: Operator, y: Tensor, sigma: float) -> Posterior:
     """Compute R = L M^-T, where M M' = I + L' A' A L / sigma^2 (a Cholesky factor)."""
-    posterior = _posteriors.get(operator)
-    if posterior is not None and posterior.prior is gaussian and posterior.sigma == sigma:
-        return posterior
-    posterior = None
-    _posteriors.pop(operator, None)  # before the next takes as much memory
     seen = matrix_of(operator, y[:1]).double() @ gaussian.root  # A L
     inner = (seen.T @ seen).div_(sigma**2)
     inner.diagonal().add_(1)
     factor = torch.linalg.cholesky(inner)
     del seen, inner
     root = torch.linalg.solve_triangular(factor.T, gaussian.root, upper=True, left=False)
-    posterior = _posteriors[operator] = Posterior(gaussian, sigma, root)
-    return posterior
+    return Posterior(gaussian, sigma, root)

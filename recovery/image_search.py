@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from priors.prior import FlowPrior, Prior
-from recovery.gaussian_posterior import gaussian_of, posterior_of, samples_of
+from recovery.gaussian_posterior import gaussian_of, posterior_of, typical_of
 from recovery.latent_search import LatentSearch
 from recovery.lbfgs import minimise
 from recovery.linear_gaussian import LEAST_SIGMA
@@ -30,7 +30,6 @@ from recovery.starts import require_encoder
 LARGEST_IMAGE = 16_384  # values of an image, n, up to which (n, n) matrices are factored
 FEW = 0.25  # of an image's values: with fewer measurements, a latent search finds a better start
 AT_32PX = 3 * 32 * 32  # values of an image, whose latent search has `latent_evaluations`
-TYPICAL_SAMPLES = 128  # they set the typical likelihood
 
 
 class ImageSearch(PriorBased):
@@ -132,7 +131,8 @@ class ImageSearch(PriorBased):
         posterior = posterior_of(gaussian, operator, y, sigma)
         root = posterior.root.to(y)
         weight = min(1.0, 0.1 / sigma**0.5) if self.weight is None else self.weight
-        energy = _Energy(self.prior, operator, sigma, weight * sigma**2, self.typical(y))
+        typical = typical_of(self.prior, self.temperature, y.device).to(y)
+        energy = _Energy(self.prior, operator, sigma, weight * sigma**2, typical)
         start, spent = self.started(posterior.mean(y, operator), y, operator, energy, progress)
 
         def image(u: Tensor, indices: Tensor | slice) -> Tensor:
@@ -186,11 +186,6 @@ class ImageSearch(PriorBased):
         found = search.recover(y, operator, progress=progress)
         lower = energy(found.image, y) < energy(mean, y)
         return torch.where(lower.view(-1, 1, 1, 1), found.image, mean), found.evaluations + 1
-
-    def typical(self, like: Tensor) -> Tensor:
-        """Compute the mean of -2 log p_G over samples at the temperature, ()."""
-        images = samples_of(self.prior, range(TYPICAL_SAMPLES), like.device, self.temperature)
-        return -2 * self.prior.encode(images)[1].mean().to(like)
 
 
 class _Energy:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from core.kept import Kept
 from priors.prior import FlowPrior, Prior
 from recovery.linear import conjugate_gradients, linear_recovery
 from recovery.methods import PriorBased, Progress, Recovery, require_linear, residual_energy
@@ -109,11 +109,10 @@ class Wiener(PriorBased):
     def by_cholesky(
         self, y: Tensor, operator: Operator, variance: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        known = _factored.get(operator)
-        if known is None or known.gaussian is not self._gaussian or known.variance != variance:
-            known = None
-            _factored.pop(operator, None)  # before the next takes as much memory
-            known = _factored[operator] = factored(self._gaussian, operator, y, variance)
+        network = self._gaussian
+        known = _factored.get(
+            operator, network, variance, lambda: factored(network, operator, y, variance)
+        )
         difference = y.flatten(1).double() - known.expected
         u = torch.cholesky_solve(difference.T, known.factor)
         image = known.mean + u.T @ known.seen
@@ -143,22 +142,19 @@ class _Factored:
     """What a Wiener filter computes once for an operator, in float64.
 
     Attributes:
-        gaussian, variance: it is of.
         mean: mu, (n,).
         expected: A mu, (m,).
         seen: A C, (m, n).
         factor: (m, m), of Cholesky, of A C A' + variance I.
     """
 
-    gaussian: GaussianNetwork
-    variance: float
     mean: Tensor
     expected: Tensor
     seen: Tensor
     factor: Tensor
 
 
-_factored: WeakKeyDictionary[Operator, _Factored] = WeakKeyDictionary()
+_factored: Kept[_Factored] = Kept()
 
 
 def factored(network: GaussianNetwork, operator: Operator, y: Tensor, variance: float) -> _Factored:
@@ -170,7 +166,7 @@ def factored(network: GaussianNetwork, operator: Operator, y: Tensor, variance: 
     inner.diagonal().add_(variance)
     mean = gaussian.mean + 0.5
     factor = torch.linalg.cholesky(inner)
-    return _Factored(network, variance, mean, mean @ rows.T, seen, factor)
+    return _Factored(mean, mean @ rows.T, seen, factor)
 
 
 def matrix_of(operator: Operator, y: Tensor, size: int = 256) -> Tensor:

@@ -12,10 +12,10 @@ from core.precision import require_full_precision
 from networks.linear_flow import LinearFlow
 from priors.prior import FlowPrior, flow_prior
 from recovery import gaussian_posterior, image_search
-from recovery.gaussian_posterior import gaussian_of, posterior_of
+from recovery.gaussian_posterior import gaussian_of, posterior_of, typical_of
 from recovery.image_search import ImageSearch
 from recovery.latent_search import LatentSearch
-from recovery.linear_gaussian import Wiener
+from recovery.linear_gaussian import Wiener, matrix_of
 from recovery.methods import concatenate, residual_energy
 from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
@@ -79,7 +79,7 @@ def test_the_posterior_is_the_wiener_filters_and_ends_with_its_operator() -> Non
     fitted = gaussian_of(prior, 500, CPU)
     posterior = posterior_of(fitted, operator, y, operator.sigma)
     covariance = fitted.root @ fitted.root.T
-    matrix = operator._matrix(y).double()
+    matrix = matrix_of(operator, y).double()
     seen = matrix @ covariance @ matrix.T + operator.sigma**2 * torch.eye(20).double()
     gain = torch.linalg.solve(seen, matrix @ covariance).T
     assert torch.allclose(
@@ -101,7 +101,7 @@ def test_it_ends_lower_than_both_of_its_starts(m: int) -> None:
     y = operator(held_out())
     method = ImageSearch(prior, weight=1.0, temperature=0.1)
     found = method.recover(y, operator, seeds=range(5))
-    typical = method.typical(y)
+    typical = typical_of(prior, 0.1, CPU)
 
     def objective(image: Tensor) -> Tensor:
         fit = residual_energy(y, operator.A(image))
