@@ -11,8 +11,10 @@ from torch import Tensor
 from core.seeds import generator
 from datamodules.procedural import faces
 from networks.glow import Glow
+from networks.linear_flow import LinearFlow
 from networks.resize_gan import Generator
 from priors.prior import FlowPrior, GanPrior
+from priors.prior import flow_prior as make_flow_prior
 from results.rows import COLUMNS, Row, RowFile, read_rows
 
 # --- networks and priors
@@ -54,6 +56,20 @@ def glow() -> Glow:
 @cache
 def flow_prior() -> FlowPrior:
     return FlowPrior(glow().frozen(), "glow")
+
+
+def gaussian_prior(scale: float = 0.05) -> FlowPrior:
+    """A linear flow of 4px images; its standard deviations are about 7 times the scale."""
+    generator = torch.Generator().manual_seed(0)
+    mix = scale * torch.randn(48, 48, generator=generator).double()
+    network = LinearFlow(4)
+    network.fit(0.05 * torch.randn(48, generator=generator), mix @ mix.T + 1e-4 * torch.eye(48))
+    return make_flow_prior(network, images_seen=1)
+
+
+def drawn_from(prior: FlowPrior, count: int = 4) -> Tensor:
+    """Images (count, C, H, W) that the prior draws."""
+    return prior.decode(prior.initial_latent(list(range(count)), 1.0))
 
 
 @cache

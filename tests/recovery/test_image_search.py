@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from core.precision import require_full_precision
-from networks.linear_flow import LinearFlow
-from priors.prior import FlowPrior, flow_prior
+from priors.prior import FlowPrior
 from recovery import gaussian_posterior, image_search
 from recovery.gaussian_posterior import gaussian_of, posterior_of, typical_of
 from recovery.image_search import ImageSearch
@@ -19,25 +18,13 @@ from recovery.linear_gaussian import Wiener, matrix_of
 from recovery.methods import concatenate, residual_energy
 from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing, Inpainting, Operator
+from tests.made import drawn_from, gan_prior, gaussian_prior, glow, held_out
 from tests.made import flow_prior as glow_prior
-from tests.made import gan_prior, glow, held_out
 
 SHAPE = (3, 4, 4)
 FACE = (3, 8, 8)
 N = math.prod(FACE)
 CPU = torch.device("cpu")
-
-
-def gaussian() -> FlowPrior:
-    generator = torch.Generator().manual_seed(0)
-    mix = torch.randn(48, 48, generator=generator).double() / 50
-    network = LinearFlow(4)
-    network.fit(0.05 * torch.randn(48, generator=generator), mix @ mix.T + 1e-4 * torch.eye(48))
-    return flow_prior(network, images_seen=1)
-
-
-def images(prior: FlowPrior, count: int = 4) -> Tensor:
-    return prior.decode(prior.initial_latent(list(range(count)), 1.0))
 
 
 def unlikely(image: Tensor) -> Tensor:
@@ -55,8 +42,8 @@ OPERATORS = [
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_through_a_linear_flow_it_finds_the_posterior_mean(operator: Operator) -> None:
     """Where no image is likelier than typical, and the prior has its weight of Bayes' rule."""
-    prior = gaussian()
-    y = operator(images(prior))
+    prior = gaussian_prior(0.02)
+    y = operator(drawn_from(prior))
     closed = Wiener(prior).recover(y, operator)
     found = ImageSearch(prior, weight=1.0, temperature=1e-3).recover(y, operator)
     assert torch.allclose(closed.image, found.image, atol=2e-3)
@@ -64,7 +51,7 @@ def test_through_a_linear_flow_it_finds_the_posterior_mean(operator: Operator) -
 
 
 def test_the_gaussian_is_that_of_the_samples() -> None:
-    prior = gaussian()
+    prior = gaussian_prior(0.02)
     fitted = gaussian_of(prior, 20_000, CPU)
     covariance = prior.network.covariance(torch.eye(48))  # type: ignore[attr-defined]
     error = (fitted.root @ fitted.root.T - covariance.double()).norm() / covariance.norm()
@@ -74,8 +61,8 @@ def test_the_gaussian_is_that_of_the_samples() -> None:
 
 
 def test_the_posterior_is_the_wiener_filters_and_ends_with_its_operator() -> None:
-    prior, operator = gaussian(), GaussianSensing(SHAPE, m=20)
-    y = operator(images(prior))
+    prior, operator = gaussian_prior(0.02), GaussianSensing(SHAPE, m=20)
+    y = operator(drawn_from(prior))
     fitted = gaussian_of(prior, 500, CPU)
     posterior = posterior_of(fitted, operator, y, operator.sigma)
     covariance = fitted.root @ fitted.root.T
