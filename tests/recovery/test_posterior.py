@@ -8,9 +8,9 @@ from recovery.linear_gaussian import Wiener
 from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing, Operator
 from recovery.posterior import PosteriorSamples
+from tests.made import drawn_from, gan_prior, gaussian_prior, held_out
 from tests.made import flow_prior as glow_prior
-from tests.made import gan_prior, held_out
-from tests.recovery.test_linear_gaussian import SHAPE, gaussian, images
+from tests.recovery.test_linear_gaussian import SHAPE
 
 
 def posterior_covariance(prior: FlowPrior, operator: Operator) -> torch.Tensor:
@@ -32,8 +32,8 @@ def posterior_covariance(prior: FlowPrior, operator: Operator) -> torch.Tensor:
 def test_samples_of_a_linear_flow_have_its_posteriors_mean_and_covariance(
     operator: Operator, perturb: bool
 ) -> None:
-    prior = gaussian()
-    y = operator(images(prior, 1))
+    prior = gaussian_prior()
+    y = operator(drawn_from(prior, 1))
     method = PosteriorSamples(
         prior, samples=600, perturb=perturb, evaluations=400, gradient_tolerance=1e-6
     )
@@ -50,9 +50,9 @@ def test_samples_of_a_linear_flow_have_its_posteriors_mean_and_covariance(
 
 
 def test_without_noise_samples_fit_the_measurements() -> None:
-    prior = gaussian()
+    prior = gaussian_prior()
     operator = GaussianSensing(SHAPE, m=20, noise_norm=0.0)
-    y = operator(images(prior, 2))
+    y = operator(drawn_from(prior, 2))
     found = PosteriorSamples(prior, samples=4, evaluations=400).recover(y, operator)
     assert found.samples is not None
     for k in range(4):
