@@ -293,21 +293,6 @@ class Adversarial(ClockedModule):
         optimizer.zero_grad()
         return norm
 
-    def average_over_ranks(self, gradients: list[Tensor]) -> None:
-        """Average gradients in one message per step.
-
-        DDP would send one with every backward pass, and a step has several, each through one of
-        the two networks.
-        """
-        if self.trainer.world_size > 1:
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            torch.distributed.all_reduce(flat)
-            flat /= self.trainer.world_size
-            for gradient, mean in zip(
-                gradients, flat.split([g.numel() for g in gradients]), strict=True
-            ):
-                gradient.copy_(mean.view_as(gradient))
-
     def require_diverse(self, deviation: Tensor) -> None:
         """Raise FloatingPointError on every rank at once if all generated images are alike."""
         deviation = self.trainer.strategy.reduce(deviation, reduce_op="mean")

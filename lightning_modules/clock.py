@@ -142,6 +142,18 @@ class ClockedModule(pl.LightningModule):
             for tensor in module.state_dict().values():
                 torch.distributed.broadcast(tensor, src=0)
 
+    def average_over_ranks(self, tensors: list[Tensor]) -> None:
+        """Average tensors in place, in one message.
+
+        DDP would send one with every backward pass, and a step may have several.
+        """
+        if self.trainer.world_size > 1:
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            torch.distributed.all_reduce(flat)
+            flat /= self.trainer.world_size
+            for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
+
     def require_one_time(self) -> None:
         """Raise ValueError on every rank if they resume at different times.
 

@@ -1,8 +1,10 @@
-"""Adversarial losses: D(x) is the discriminator's output for an image, G(z) a generated image."""
+"""Losses: D(x) is the discriminator's output for an image, G(z) a generated image."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from core.pyramid import laplacian_pyramid
 
 
 def logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -37,3 +39,19 @@ def gradient_penalty(score: Tensor, images: Tensor) -> Tensor:
     """mean (||dD/dx||_2 - 1)^2 at `images`, which have scores (B,) (Gulrajani et al. 2017)."""
     (gradient,) = torch.autograd.grad(score.sum(), images, create_graph=True)
     return (gradient.float().flatten(1).norm(dim=1) - 1).square().mean()
+
+
+# --- reconstruction -----------------------------------------------------------------------------
+
+
+def reconstruction(image: Tensor, truth: Tensor) -> Tensor:
+    """MSE + sum_l 4^-l mean |L_l(image) - L_l(truth)|, per image (B,) (Athar et al. 2019).
+
+    L_l is level l of the Laplacian pyramid, from 0, the finest, to 3, the blurred rest. Images are
+    (B, C, H, W) from 0 to 1. The means are over an image's values, which the authors leave open.
+    """
+    difference = image - truth
+    loss = difference.square().mean(dim=(1, 2, 3))
+    for level, values in enumerate(laplacian_pyramid(difference)):
+        loss = loss + 4.0**-level * values.abs().mean(dim=(1, 2, 3))
+    return loss

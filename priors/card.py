@@ -16,6 +16,20 @@ as faces like it. More measurements bring them back.""",
     "gan": """\
 A GAN represents only images like those of its training set, and shares that set's bias: faces
 unlike it come back as faces like it, however many measurements there are.""",
+    "latent-convolutional": """\
+What a generator of many latents represents it has learnt of its training set, and shares that set's
+bias. It can represent more than a GAN, and not every image, as an invertible prior can.""",
+}
+
+LATENT_VARIABLE = {"gan": "a GAN", "latent-convolutional": "a latent convolutional model"}
+
+KINDS = {  # of prior, and of its latent
+    "flow": ("An invertible prior", "standard normal"),
+    "gan": ("A GAN prior", "standard normal"),
+    "latent-convolutional": (
+        "A latent convolutional model",
+        "the weights of a latent network; they have no distribution",
+    ),
 }
 
 NOT_FOR = """\
@@ -31,14 +45,14 @@ def model_card(
     hardware: str,
 ) -> str:
     """Write the card of an export called `name`: what prior.json says and what its maker states."""
-    kind = {"flow": "An invertible prior", "gan": "A GAN prior"}[record["kind"]]
+    kind, distribution = KINDS[record["kind"]]
     project = record["project"].split()[0]
     channels, height, width = record["image_shape"]
     begun = f", begun from the weights of {record['begun_from']}" if record["begun_from"] else ""
     facts = {
         "network": f"`{record['class_path']}`, {record['parameters']:,} parameters",
         "images": f"{channels} x {height} x {width}, values from 0 to 1",
-        "latent": f"{record['latent_dim']:,} values, standard normal",
+        "latent": f"{record['latent_dim']:,} values, {distribution}",
         "training data": data,
         "licence": licence,
         "images seen in training": f"{record['images_seen']:,}{begun}",
@@ -96,8 +110,8 @@ with this config.yaml{where}:
 
 def bits_per_dimension(record: dict[str, Any]) -> str:
     """State bits per dimension by held-out set, or why there are none."""
-    if record["kind"] == "gan":
-        return "none: a GAN has no likelihood"
+    if record["kind"] in LATENT_VARIABLE:
+        return f"none: {LATENT_VARIABLE[record['kind']]} has no likelihood"
     if not record["bits_per_dim"]:
         return "not measured at this checkpoint"
     sets = ", ".join(f"{bits:.3f} on {name}" for name, bits in record["bits_per_dim"].items())

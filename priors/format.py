@@ -163,13 +163,15 @@ def network_class(class_path: str) -> type[nn.Module]:
 
 
 def kind_of(network: nn.Module) -> str:
-    return "flow" if hasattr(network, "frozen") else "gan"
+    """Name the kind of prior a network makes: flow, gan, or what it calls itself."""
+    return "flow" if hasattr(network, "frozen") else getattr(network, "kind", "gan")
 
 
 def make_prior(
     network: nn.Module, images_seen: int, weights: str | None = None
 ) -> FlowPrior | GanPrior:
-    """Make the frozen prior of a network, flow or generator; `weights` as in `gan_prior`."""
+    """Make the frozen prior of a network: a flow's, or a generator's, whose `weights` are as in
+    `gan_prior`."""
     if kind_of(network) == "flow":
         return flow_prior(network, images_seen)
     return gan_prior(network, images_seen, weights)

@@ -1,0 +1,198 @@
+"""Training a generator with a latent of every image: its losses, its table, resuming, ranks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from core.pyramid import laplacian_pyramid
+from lightning_modules.losses import reconstruction
+from priors.export import export_prior
+from priors.load import load_prior
+from results.rows import read_rows
+from tests.conftest import TINY
+from tests.helpers import (
+    Killed,
+    assert_same_checkpoint,
+    kill_at,
+    logged,
+    newest,
+    refused,
+    run,
+    saved,
+    without_recovery,
+)
+
+LCM = [
+    "--config=configs/lcm_celeba32.yaml",
+    "--data=datamodules.faces.ProceduralFaces",
+    *(option for option in TINY if option.startswith(("--data.", "--trainer.", "--run."))),
+    "--data.image_size=16",
+    "--data.training_images=64",
+    "--model.network.image_size=16",
+    "--model.network.width=8",
+    "--model.network.latent_widths=[2,2,4,8]",
+    "--model.steps_per_batch=3",
+    "--model.total_images=128",
+    "--samples.count=4",
+    "--recovery.methods.latent-search.evaluations=20",
+    "--recovery.during.images=2",
+    "--recovery.at_end.problems=[cs-25%,denoise-0.1]",
+    "--recovery.at_end.images=3",
+]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> list[str]:
+    return ["fit", *LCM, f"--run.root={tmp_path / 'runs'}"]
+
+
+def latents(directory: Path) -> np.ndarray:
+    """Both halves of a run's table."""
+    table = np.fromfile(directory / "latents.bin", dtype=np.float32, offset=16)
+    return table.reshape(2, 64, -1)
+
+
+# --- the loss
+
+
+def test_a_pyramid_of_differences_adds_up_to_the_image() -> None:
+    image = torch.rand(2, 3, 16, 16)
+    levels = laplacian_pyramid(image)
+    assert [level.shape[-1] for level in levels] == [16, 8, 4, 2]
+    flat = torch.full((1, 3, 16, 16), 0.3)
+    *details, rest = laplacian_pyramid(flat)
+    assert all(level.abs().max() < 1e-6 for level in details) and torch.allclose(
+        rest, flat[..., :2, :2]
+    )
+
+
+def test_the_loss_is_that_of_its_formula() -> None:
+    image, truth = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    a, b = laplacian_pyramid(image), laplacian_pyramid(truth)
+    for row in range(2):
+        expected = (image[row] - truth[row]).square().mean()
+        for level in range(4):
+            expected += (a[level][row] - b[level][row]).abs().mean() / 4**level
+        assert torch.isclose(reconstruction(image, truth)[row], expected, atol=1e-6)
+
+
+# --- training
+
+
+def test_it_learns_and_hands_out_a_prior_like_any_other(tiny: list[str]) -> None:
+    directory = run(tiny, "--model.total_images=320")
+    before, after = logged(directory, "train/loss_before"), logged(directory, "train/loss")
+    assert all(after[seen] < before[seen] for seen in after)
+    assert np.mean(list(after.values())[-8:]) < 0.8 * np.mean(list(after.values())[:8])
+    prior = load_prior(directory)
+    assert prior.name == "latent-convolutional" and prior.images_seen == 320
+    assert prior.decode(prior.initial_latent([0], 0.0)).shape == (1, 3, 16, 16)
+    rows = read_rows(directory)
+    assert set(rows["prior"]) == {"latent-convolutional"} and rows["psnr"].gt(8).all()
+    assert list((directory / "samples").iterdir()) and (directory / "curves.png").exists()
+
+
+def test_every_images_latent_is_in_the_table(tiny: list[str]) -> None:
+    directory = run(tiny)  # two epochs
+    first, second = latents(directory)
+    assert (np.abs(first).max(axis=1) > 0).all() and (np.abs(second).max(axis=1) > 0).all()
+    assert (first != second).any(axis=1).all()
+    network = load_prior(directory).network
+    z = torch.from_numpy(np.concatenate([first, second]))
+    within = z.clone()
+    network.bound(within)  # type: ignore[operator]
+    assert torch.equal(z, within)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("images_seen", [24, 96])
+def test_resumed_it_ends_at_the_same_weights_and_latents(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, images_seen: int, optimizer: str
+) -> None:
+    """Killed in the middle of an epoch, batches after its last checkpoint, which it saw twice."""
+    tiny = [
+        *without_recovery(tiny),
+        "--recovery.during.problems=[]",
+        "--recovery.at_end.problems=[]",
+    ]
+    tiny.append(f"--model.optimizer={optimizer}")
+    whole = run(tiny, "--run.name=whole")
+    cut = [*tiny, "--run.name=cut"]  # only the epoch's end leaves a checkpoint
+    with monkeypatch.context() as patch:
+        kill_at(patch, images_seen)
+        with pytest.raises(Killed):
+            run(cut)
+    directory = run(cut)
+    assert_same_checkpoint(whole, directory)
+    assert np.array_equal(latents(whole), latents(directory))
+
+
+def test_half_precision_is_for_the_table_alone(tiny: list[str]) -> None:
+    directory = run(tiny, "--model.table_precision=float16")
+    assert (directory / "latents.bin").stat().st_size == 16 + 2 * 64 * 448 * 2
+    assert saved(directory)["state_dict"]["network.start"].dtype == torch.float32
+
+
+def test_statistics_are_those_of_all_images_and_not_of_the_last_batch(tiny: list[str]) -> None:
+    directory = run(tiny, "--model.steps_per_batch=40")
+    norm = load_prior(directory).network.generator.up[0][1]  # type: ignore[union-attr,index]
+    # 16 batches, each of which counts once: their mean is not 0, nor the last one's alone
+    assert norm.momentum == 0.05 or norm.running_mean.abs().sum() > 0
+
+
+def test_it_is_exported_with_a_card_of_its_own(tiny: list[str], tmp_path: Path) -> None:
+    directory = run(tiny)
+    record = export_prior(directory, tmp_path / "out", half=True)
+    assert record["kind"] == "latent-convolutional" and record["latent_dim"] == 448
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "A latent convolutional model on images" in card
+    assert "none: a latent convolutional model has no likelihood" in card
+    assert "448 values, the weights of a latent network; they have no distribution" in card
+    prior, exact = load_prior(tmp_path / "out"), load_prior(directory)
+    z = prior.initial_latent([0, 1], 1.0)
+    assert torch.allclose(prior.decode(z), exact.decode(z), atol=1e-2)
+
+
+def test_another_run_begins_from_its_weights(tiny: list[str]) -> None:
+    first = run(tiny)
+    again = run(tiny, "--run.name=again", f"--run.begin_from={first}", "--model.total_images=8")
+    assert saved(again)["begun_from"] is not None
+
+
+# --- what it refuses
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, said in (
+        ("--data.flip=true", "data.flip must be false: every image has a latent"),
+        ("--model.steps_per_batch=0", "model.steps_per_batch must be at least 1, got 0"),
+        ("--model.decay_fraction=2", "model.decay_fraction must be in [0, 1]"),
+        ("--model.table_precision=int8", "table_precision"),
+        ("--trainer.gradient_clip_val=1", "trainer.gradient_clip_val"),
+    ):
+        assert said in refused(capsys, [*tiny, option])
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").glob("*/latents.bin"))
+
+
+def test_a_run_whose_table_is_gone_says_so(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = run(tiny)
+    (directory / "latents.bin").unlink()
+    said = refused(capsys, [*tiny, "--model.total_images=192"])
+    assert "latents.bin is missing: without the latents of its images the run cannot go on" in said
+    assert newest(directory).exists()
+    run(tiny)  # a finished run needs none
+
+
+def test_a_run_does_not_go_on_with_another_number_of_images(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tiny)
+    accepted = ["--model.total_images=192", "--run.accept_changes=true"]
+    said = refused(capsys, [*tiny, *accepted, "--data.training_images=72"])
+    assert "latents.bin is the table of another run: its images is 64" in said
