@@ -1,4 +1,4 @@
-"""Adam on many separate problems at once, one per row, so that a bad row spoils no other."""
+"""Descent on many separate problems at once, one per row, so that a bad row spoils no other."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,6 +19,7 @@ def descend(
     steps: int,
     observe: Observer,
     progress: Progress | None = None,
+    optimizer_class: type[torch.optim.Adam | torch.optim.SGD] = torch.optim.Adam,
 ) -> Tensor:
     """Minimise every row's objective by `steps` of Adam (betas 0.9, 0.999), fewer if all are done.
 
@@ -28,12 +29,13 @@ def descend(
         steps: how many; each evaluates the objective once.
         observe: takes the values (B,) of every step; the rows it returns as done stay in place.
         progress: see `recovery.methods.Progress`.
+        optimizer_class: Adam, or SGD without momentum.
 
     Returns:
         Which rows (B,) were finite throughout. The others stay where they first had a value or
         gradient that was not finite.
     """
-    optimizer = torch.optim.Adam([{"params": list(group), "lr": lr} for group, lr in parameters])
+    optimizer = optimizer_class([{"params": list(group), "lr": lr} for group, lr in parameters])
     tensors = [tensor for group, _ in parameters for tensor in group]
     finite = torch.ones(len(tensors[0]), dtype=torch.bool, device=tensors[0].device)
     done = ~finite
@@ -60,11 +62,11 @@ def descend(
     return finite
 
 
-def _stop(optimizer: torch.optim.Adam, tensors: Sequence[Tensor], rows: Tensor) -> None:
-    """Clear the gradient and momentum of rows, so that Adam leaves them where they are."""
+def _stop(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor], rows: Tensor) -> None:
+    """Clear the gradient and momentum of rows, so that the optimizer leaves them where they are."""
     for tensor in tensors:
         assert tensor.grad is not None
         tensor.grad[rows] = 0.0
         for moment in ("exp_avg", "exp_avg_sq"):
-            if tensor in optimizer.state:
+            if moment in optimizer.state.get(tensor, {}):
                 optimizer.state[tensor][moment][rows] = 0.0
