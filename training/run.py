@@ -152,6 +152,7 @@ def show_results(directory: Path) -> None:
         ("metrics.jsonl", "every number logged while training"),
         ("pictures", "truth | measurement | recovery"),
         ("samples", "samples from the prior"),
+        ("latents.bin", "a latent of every training image, to resume with"),
         ("checkpoints", "to resume from, and to load the prior from"),
     ):
         if (directory / name).exists():
