@@ -61,8 +61,8 @@ class LatentOptimization(ClockedModule):
         total_images: int,
         optimizer: Literal["sgd", "adam"] = "adam",
         learning_rate: float = 2e-3,
-        latent_learning_rate: float = 0.02,
-        steps_per_batch: int = 50,
+        latent_learning_rate: float = 0.05,
+        steps_per_batch: int = 10,
         decay_fraction: float = 0.3,
         table_precision: Precision = "float32",
         sample_temperature: float = 1.0,
@@ -144,8 +144,10 @@ class LatentOptimization(ClockedModule):
         self.advance_clock(len(z))
 
     def fit_batch(self, z: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the joint steps of a batch, z (B, latent_dim) in place; return the mean loss at the
-        first and at the last."""
+        """Take the joint steps of a batch, z (B, latent_dim) in place.
+
+        Returns the mean loss before the first step and before the last.
+        """
         z.requires_grad_()
         take_step = self.latent_steps(z)
         weights = list(self.network.parameters())
@@ -158,7 +160,7 @@ class LatentOptimization(ClockedModule):
             of_z, *of_weights = torch.autograd.grad(values.sum(), [z, *weights])
             gradients = [gradient / len(z) for gradient in of_weights]
             self.average_over_ranks(gradients)
-            self.require_finite(torch.nn.utils.get_total_norm([of_z, *gradients]))
+            self.require_finite(torch.nn.utils.get_total_norm(gradients))  # the same on all ranks
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient
             optimizer.step()

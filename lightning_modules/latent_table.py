@@ -26,8 +26,9 @@ class LatentTable:
 
     Args:
         path: of the file; what it holds is told in a JSON file of that name.
-        contents: what makes two tables the same: images, latent_dim and more.
+        images, latent_dim: how many rows, and how long.
         precision: of the rows; they come and go as float32.
+        data: what identifies the images.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class LatentTable:
         self.latent_dim = latent_dim
         self.precision = precision
         self.data = dict(data)
+        self.epoch: int | None = None  # none is open
 
     @property
     def contents(self) -> dict[str, Any]:
@@ -121,20 +123,23 @@ class LatentTable:
             raise ValueError(f"{self.path} is damaged: it has {size:,} bytes, not {self.size:,}")
 
     def flush(self) -> None:
-        """Bring what was written to the disk."""
-        with naming(self.path):
-            self._rows.flush()
-            self._epochs.flush()
+        """Bring what was written to the disk, if an epoch has begun."""
+        if self.epoch is not None:
+            with naming(self.path):
+                self._rows.flush()
+                self._epochs.flush()
 
     # --- rows --------------------------------------------------------------------------------
 
     def read(self, indices: Tensor) -> Tensor:
         """Read the latents (B, latent_dim) that the epoch before left, float32 on the CPU."""
+        assert self.epoch is not None
         rows = self._rows[(self.epoch + 1) % 2, self.known(indices)]
         return torch.from_numpy(rows.astype(np.float32))
 
     def write(self, indices: Tensor, latents: Tensor) -> None:
         """Write the latents (B, latent_dim) of this epoch."""
+        assert self.epoch is not None
         self._rows[self.epoch % 2, self.known(indices)] = latents.cpu().numpy()
         self._epochs[self.epoch % 2] = self.epoch + 1
 
