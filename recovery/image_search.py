@@ -6,6 +6,7 @@ it is easy.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +21,6 @@ from recovery.methods import (
     PriorBased,
     Progress,
     Recovery,
-    require_linear,
     residual_energy,
     residual_norm,
 )
@@ -46,11 +46,14 @@ class ImageSearch(PriorBased):
     posterior mean; where fewer than n / 4 values are measured, at what a `LatentSearch` finds, if
     that is lower. For a linear flow the mean is the answer; a Glow takes 20 to 60 evaluations more.
 
+    For an operator that is not linear or of unknown noise, and for larger images than it can factor
+    matrices for, it is the paper's `LatentSearch`, and `check` warns of that.
+
     Status: `converged` also where the residual is at the noise and the image typical.
 
     Args:
         prior: invertible, frozen.
-        gamma: unused: the noise's own variance takes its place.
+        gamma: of the latent search in its place; else the noise's own variance is the weight.
         weight: of the prior against the data; by default min(1, 0.1 / sqrt(sigma)), which is the
             best of four in denoising, and in compressive sensing as good as any.
         temperature: standard deviation of the latents of `typical`.
@@ -63,7 +66,7 @@ class ImageSearch(PriorBased):
         batch_size: images searched at once; bounds memory, changes no result.
 
     Raises:
-        ValueError: the prior is not invertible or too large, or an option is out of range.
+        ValueError: the prior is not invertible, or an option is out of range.
     """
 
     prior: FlowPrior
@@ -84,11 +87,6 @@ class ImageSearch(PriorBased):
         batch_size: int = 32,
     ) -> None:
         require_encoder("a search among images", prior)
-        if prior.latent_dim > LARGEST_IMAGE:
-            raise ValueError(
-                f"a search among images factors matrices of {prior.latent_dim} rows, and is for at "
-                f"most {LARGEST_IMAGE}: use recovery.latent_search.LatentSearch"
-            )
         for name, number in (("weight", weight), ("temperature", temperature)):
             if number is not None and not number > 0:
                 raise ValueError(f"{name} must be above 0, got {number}")
@@ -105,6 +103,7 @@ class ImageSearch(PriorBased):
             raise ValueError(f"sigma must be at least 0, got {sigma}")
         super().__init__()
         self.prior = prior  # type: ignore[assignment]
+        self.gamma = gamma
         self.weight = weight
         self.temperature = temperature
         self.evaluations = evaluations
@@ -115,17 +114,31 @@ class ImageSearch(PriorBased):
         self.batch_size = batch_size
 
     def check(self, operator: Operator) -> None:
-        require_linear("a search among images", operator)
-        if self.sigma is None and not operator.tells_noise:
-            raise ValueError(
-                f"a search among images needs the noise's standard deviation, and {operator.label} "
-                "does not tell it: set the method's sigma, or use LatentSearch"
+        hindrance = self.hindrance(operator)
+        if hindrance is not None:
+            warnings.warn(
+                f"{operator.label}: {hindrance}, so recovery.image_search.ImageSearch searches "
+                "latents, as recovery.latent_search.LatentSearch does",
+                stacklevel=2,
             )
+
+    def hindrance(self, operator: Operator) -> str | None:
+        """Say why it cannot search images here; None if it can."""
+        if self.prior.latent_dim > LARGEST_IMAGE:
+            return f"images of more than {LARGEST_IMAGE:,} values are too large to factor matrices"
+        if not operator.linear:
+            return "it is not linear"
+        if self.sigma is None and not operator.tells_noise:
+            return "it does not tell its noise, nor does the method's sigma"
+        return None
 
     @torch.no_grad()
     def _recover(
         self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
+        if self.hindrance(operator) is not None:
+            search = LatentSearch(self.prior, self.gamma, batch_size=self.batch_size)
+            return search.recover(y, operator, seeds=seeds, progress=progress)
         sigma = max(operator.sigma if self.sigma is None else self.sigma, LEAST_SIGMA)
         gaussian = gaussian_of(self.prior, self.samples, y.device)
         posterior = posterior_of(gaussian, operator, y, sigma)

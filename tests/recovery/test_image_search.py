@@ -149,7 +149,7 @@ def test_exact_measurements_are_searched_too() -> None:
     assert kept.abs().max() < 0.02
 
 
-def test_what_it_cannot_serve_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_cannot_serve_is_named() -> None:
     with pytest.raises(ValueError, match="needs an invertible prior"):
         ImageSearch(gan_prior())
     for name, number in (
@@ -164,17 +164,38 @@ def test_what_it_cannot_serve_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(ValueError, match=f"{name} must be"):
             ImageSearch(glow_prior(), **{name: number})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("hindered", "said"),
+    [
+        ({"tells_noise": False}, "does not tell its noise"),
+        ({"linear": False}, "it is not linear"),
+        ({}, "images of more than 100 values"),
+    ],
+)
+def test_where_it_cannot_search_images_it_is_the_papers_search_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, hindered: dict[str, bool], said: str
+) -> None:
     operator = GaussianSensing(FACE, m=20)
+    y = operator(held_out()[:2])
+    for name, value in hindered.items():
+        setattr(operator, name, value)
+    if not hindered:
+        monkeypatch.setattr(image_search, "LARGEST_IMAGE", 100)
+    method = ImageSearch(glow_prior(), 0.01)
+    with pytest.warns(UserWarning, match=f"{said}.*ImageSearch searches latents"):
+        method.check(operator)
+    papers = LatentSearch(glow_prior(), 0.01).recover(y, operator)
+    assert torch.equal(method.recover(y, operator).image, papers.image)
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_it_can_it_says_nothing() -> None:
+    operator = GaussianSensing(FACE, m=20)
+    ImageSearch(glow_prior()).check(operator)
     operator.tells_noise = False
-    with pytest.raises(ValueError, match="set the method's sigma, or use LatentSearch"):
-        ImageSearch(glow_prior()).check(operator)
     ImageSearch(glow_prior(), sigma=0.1).check(operator)
-    operator.linear = False
-    with pytest.raises(ValueError, match="needs a linear operator"):
-        ImageSearch(glow_prior()).check(operator)
-    monkeypatch.setattr(image_search, "LARGEST_IMAGE", 100)
-    with pytest.raises(ValueError, match="at most 100: use recovery"):
-        ImageSearch(glow_prior())
 
 
 @pytest.mark.gpu
