@@ -21,3 +21,10 @@ def laplacian_pyramid(image: Tensor) -> list[Tensor]:
         levels.append(image - blurred)
         image = F.avg_pool2d(blurred, 2)
     return [*levels, image]
+
+
+def pyramid_distance(difference: Tensor) -> Tensor:
+    """Compute sum_l 4^-l mean |L_l(difference)|, (B,), of differences of images (B, C, H, W)."""
+    levels = enumerate(laplacian_pyramid(difference))
+    parts = [level.abs().mean(dim=(1, 2, 3)) / 4**number for number, level in levels]
+    return torch.stack(parts).sum(dim=0)

@@ -28,6 +28,8 @@ class ClockedModule(pl.LightningModule):
     """
 
     takes_bfloat16 = False  # whether bf16-mixed leaves what needs it in float32
+    # of a loss that is not finite
+    remedies = "a lower model.learning_rate or model.clip_norm, or a longer warm-up"
 
     def __init__(
         self,
@@ -132,8 +134,8 @@ class ClockedModule(pl.LightningModule):
             raise FloatingPointError(
                 f"The loss or its gradient is not finite after {self.images_seen:,} images "
                 f"(gradient norm {gradient_norm.item()}). This step was not taken, and no "
-                "checkpoint holds it. Run the command again with --run.accept_changes true and a "
-                "lower model.learning_rate or model.clip_norm, or a longer warm-up."
+                "checkpoint holds it. Run the command again with --run.accept_changes true and "
+                f"{self.remedies}."
             )
 
     def broadcast(self, module: nn.Module) -> None:

@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_modules import losses
 from lightning_modules.clock import ClockedModule, warmup_then_decay
 from lightning_modules.latent_table import LatentTable, Precision
-from priors.prior import GanPrior, gan_prior
+from priors.format import make_prior
+from priors.prior import FlowPrior, GanPrior
 from priors.weights import require_same_architecture
 
 FORGETTING = 0.05  # share of a batch in BatchNorm's running statistics
@@ -54,6 +55,7 @@ class LatentOptimization(ClockedModule):
     """
 
     table: LatentTable  # once training starts
+    remedies = "a lower model.learning_rate or model.latent_learning_rate"
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class LatentOptimization(ClockedModule):
         steps_per_batch: int = 10,
         decay_fraction: float = 0.3,
         table_precision: Precision = "float32",
-        sample_temperature: float = 1.0,
+        sample_temperature: float = 0.3,
         seed: int = 0,
     ) -> None:
         super().__init__(network, total_images, None, sample_temperature, seed)
@@ -91,9 +93,9 @@ class LatentOptimization(ClockedModule):
     def trained(self) -> nn.Module:
         return self.network
 
-    def prior(self) -> GanPrior:
+    def prior(self) -> FlowPrior | GanPrior:
         """Take a frozen float32 snapshot of the prior, on the module's device."""
-        return gan_prior(copy.deepcopy(self.network), self.images_seen)
+        return make_prior(copy.deepcopy(self.network), self.images_seen)
 
     def take_weights(self, network: nn.Module) -> None:
         require_same_architecture(self.network.state_dict(), network.state_dict())
@@ -109,22 +111,36 @@ class LatentOptimization(ClockedModule):
                 "data.flip must be false: every image has a latent, and its mirror image would "
                 "need another"
             )
+        if self.trainer.num_nodes > 1:
+            raise ValueError(
+                "trainer.num_nodes must be 1: the processes share a file of latents that is mapped "
+                "into memory, which network file systems do not keep the same on all nodes"
+            )
+        drawn = {"class": type(data).__name__, "seed": data.seed}  # it has no identity on disk
         self.table = LatentTable(
             Path(self.trainer.default_root_dir) / TABLE,
             sum(data.train_images.shard_sizes),
             self.network.latent_dim,
             self.table_precision,
-            data.identities.get("train", {}),
+            data.identities.get("train") or drawn,
         )
-        if self.images_seen == 0 and self.trainer.is_global_zero:
-            self.table.create()
-        self.trainer.strategy.barrier()
         if self.images_seen < self.total_images:
-            self.table.require_same()
+            self.open_table()
 
-    def on_train_epoch_start(self) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.table.open(data.position(self.images_seen)[0])
+    def open_table(self) -> None:
+        """Make the table if training begins, and open it; raise on every rank what rank 0 meets."""
+        problem: Exception | None = None
+        if self.trainer.is_global_zero:
+            try:
+                if self.images_seen == 0:
+                    self.table.create()
+                self.table.open()
+            except (OSError, ValueError) as error:
+                problem = error
+        problem = self.trainer.strategy.broadcast(problem)
+        if problem is not None:
+            raise problem
+        self.table.open()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -134,14 +150,15 @@ class LatentOptimization(ClockedModule):
     # --- training ------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        now = self.images_seen
         # in float32 whatever the precision: a latent changes by little at a step
         with torch.autocast(self.device.type, enabled=False):
-            z = self.table.read(batch["index"]).to(self.device)
+            z = self.table.read(batch["index"], now).to(self.device)
             before, after = self.fit_batch(z, batch["image"].float() / 255)
-        self.table.write(batch["index"], z)
         self.log("train/loss", after, prog_bar=True)
         self.log("train/loss_before", before)
         self.advance_clock(len(z))
+        self.table.write(batch["index"], z, now, self.images_seen)
 
     def fit_batch(self, z: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Take the joint steps of a batch, z (B, latent_dim) in place.
@@ -159,15 +176,16 @@ class LatentOptimization(ClockedModule):
             values = losses.reconstruction(self.network(z) / 2 + 0.5, images)
             of_z, *of_weights = torch.autograd.grad(values.sum(), [z, *weights])
             gradients = [gradient / len(z) for gradient in of_weights]
-            self.average_over_ranks(gradients)
-            self.require_finite(torch.nn.utils.get_total_norm(gradients))  # the same on all ranks
+            norm = of_z.norm()
+            self.average_over_ranks([*gradients, norm])
+            self.require_finite(torch.nn.utils.get_total_norm([*gradients, norm]))
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient
             optimizer.step()
             take_step(of_z)
             after = values.detach().mean()
             before = after if step == 0 else before
-        self.average_over_ranks([b for b in self.network.buffers() if b.is_floating_point()])
+        self.average_over_ranks(statistics_of(self.network))
         z.requires_grad_(False)
         return before, after
 
@@ -198,8 +216,17 @@ class LatentOptimization(ClockedModule):
             group["lr"] = rate
 
 
+def norms_of(network: nn.Module) -> list[_BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+
+
 def remember_batch(network: nn.Module, wanted: bool) -> None:
     """Let BatchNorm's running statistics take in the batches to come, or leave them as they are."""
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.momentum = FORGETTING if wanted else 0.0
+    for norm in norms_of(network):
+        norm.momentum = FORGETTING if wanted else 0.0
+
+
+def statistics_of(network: nn.Module) -> list[Tensor]:
+    """Give BatchNorm's running means and variances."""
+    pairs = ((norm.running_mean, norm.running_var) for norm in norms_of(network))
+    return [one for pair in pairs for one in pair if one is not None]

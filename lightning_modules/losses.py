@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.pyramid import laplacian_pyramid
+from core.pyramid import pyramid_distance
 
 
 def logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -51,7 +51,4 @@ def reconstruction(image: Tensor, truth: Tensor) -> Tensor:
     (B, C, H, W) from 0 to 1. The means are over an image's values, which the authors leave open.
     """
     difference = image - truth
-    loss = difference.square().mean(dim=(1, 2, 3))
-    for level, values in enumerate(laplacian_pyramid(difference)):
-        loss = loss + 4.0**-level * values.abs().mean(dim=(1, 2, 3))
-    return loss
+    return difference.square().mean(dim=(1, 2, 3)) + pyramid_distance(difference)

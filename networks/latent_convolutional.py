@@ -46,13 +46,14 @@ class LatentConvolutional(nn.Module):
         channels: of the image.
 
     Raises:
-        ValueError: `image_size` is not a power of two from 16, or `latent_widths` are not four.
+        ValueError: `image_size` is not a power of two from 16, or a width is none.
     """
 
     kind = "latent-convolutional"
     start: Tensor
     input: Tensor
     units: Tensor
+    in_kernel: Tensor  # bool
 
     def __init__(
         self,
@@ -65,18 +66,24 @@ class LatentConvolutional(nn.Module):
         side = image_size // 4
         if doublings(image_size) < 2:
             raise ValueError(f"image_size must be at least 16, got {image_size}")
-        if len(latent_widths) != 4:
-            raise ValueError(f"latent_widths must be four, got {list(latent_widths)}")
+        if len(latent_widths) != 4 or min(latent_widths) < 1 or latent_widths[-1] % 2:
+            raise ValueError(
+                "latent_widths must be four numbers of channels, the last of them even, got "
+                f"{list(latent_widths)}"
+            )
+        if width < 2 or width % 2:
+            raise ValueError(f"width must be even and at least 2, got {width}")
         self.image_shape = (channels, image_size, image_size)
         self.shapes = weight_shapes(latent_widths)
         generator = Generator(image_size, latent_widths[-1], width, channels)
         self.generator = generator.to(memory_format=torch.channels_last)  # a quarter faster
         draws = torch.Generator().manual_seed(0)
         self.register_buffer("input", 0.1 * torch.rand(1, 2, side + 8, side + 8, generator=draws))
-        of_kernel = torch.cat([torch.full((math.prod(s),), len(s) == 4) for s in self.shapes])
-        self.register_buffer("units", torch.where(of_kernel, BOUND, 1.0), persistent=False)
-        drawn = BOUND * (2 * torch.rand(len(of_kernel), generator=draws) - 1)
-        self.register_buffer("start", torch.where(of_kernel, drawn, 0.0))
+        kernels = torch.cat([torch.full((math.prod(s),), len(s) == 4) for s in self.shapes])
+        self.register_buffer("in_kernel", kernels, persistent=False)
+        self.register_buffer("units", torch.where(kernels, BOUND, 1.0), persistent=False)
+        drawn = BOUND * (2 * torch.rand(len(kernels), generator=draws) - 1)
+        self.register_buffer("start", torch.where(kernels, drawn, 0.0))
         self.latent_dim = len(self.start)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -107,7 +114,7 @@ class LatentConvolutional(nn.Module):
     def bound(self, z: Tensor) -> None:
         """Clamp the convolution weights that z (B, latent_dim) stands for to +-0.01, in place."""
         low, high = (-BOUND - self.start) / BOUND, (BOUND - self.start) / BOUND
-        z.copy_(torch.where(self.units == BOUND, z.clamp(low, high), z))
+        z.copy_(torch.where(self.in_kernel, z.clamp(low, high), z))
 
 
 class Generator(nn.Module):

@@ -17,8 +17,8 @@ as faces like it. More measurements bring them back.""",
 A GAN represents only images like those of its training set, and shares that set's bias: faces
 unlike it come back as faces like it, however many measurements there are.""",
     "latent-convolutional": """\
-What a generator of many latents represents it has learnt of its training set, and shares that set's
-bias. It can represent more than a GAN, and not every image, as an invertible prior can.""",
+A latent convolutional model represents images like those of its training set better than others,
+and shares that set's bias. Unlike an invertible prior it cannot represent every image.""",
 }
 
 LATENT_VARIABLE = {"gan": "a GAN", "latent-convolutional": "a latent convolutional model"}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from core.seeds import normal, seed_from
 from priors.prior import FlowPrior, GanPrior, flow_prior, gan_prior
-from priors.weights import first_difference
+from priors.weights import fingerprint, first_difference
 
 FORMAT = 1  # of prior.json; raise it when an older version could no longer read the file
 WEIGHTS, RECORD, CARD = "weights.safetensors", "prior.json", "README.md"
@@ -170,10 +170,12 @@ def kind_of(network: nn.Module) -> str:
 def make_prior(
     network: nn.Module, images_seen: int, weights: str | None = None
 ) -> FlowPrior | GanPrior:
-    """Make the frozen prior of a network: a flow's, or a generator's, whose `weights` are as in
-    `gan_prior`."""
-    if kind_of(network) == "flow":
+    """Make the frozen prior of a network, of any kind; `weights` as in `gan_prior`."""
+    kind = kind_of(network)
+    if kind == "flow":
         return flow_prior(network, images_seen)
+    if kind == "latent-convolutional":  # its statistics are not computed from its parameters
+        weights = fingerprint(network.state_dict())
     return gan_prior(network, images_seen, weights)
 
 

@@ -21,7 +21,7 @@ def descend(
     progress: Progress | None = None,
     optimizer_class: type[torch.optim.Adam | torch.optim.SGD] = torch.optim.Adam,
 ) -> Tensor:
-    """Minimise every row's objective by `steps` of Adam (betas 0.9, 0.999), fewer if all are done.
+    """Minimise every row's objective by `steps` of the optimizer, fewer if all are done.
 
     Args:
         objective: of the parameters as they are; row i must depend on row i of each alone.
@@ -29,7 +29,7 @@ def descend(
         steps: how many; each evaluates the objective once.
         observe: takes the values (B,) of every step; the rows it returns as done stay in place.
         progress: see `recovery.methods.Progress`.
-        optimizer_class: Adam, or SGD without momentum.
+        optimizer_class: Adam (betas 0.9, 0.999), or SGD without momentum.
 
     Returns:
         Which rows (B,) were finite throughout. The others stay where they first had a value or

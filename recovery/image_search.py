@@ -118,7 +118,7 @@ class ImageSearch(PriorBased):
         if hindrance is not None:
             warnings.warn(
                 f"{operator.label}: {hindrance}, so recovery.image_search.ImageSearch searches "
-                "latents, as recovery.latent_search.LatentSearch does",
+                "latents, as recovery.latent_search.LatentSearch does with its own evaluations",
                 stacklevel=2,
             )
 
@@ -137,7 +137,9 @@ class ImageSearch(PriorBased):
         self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
         if self.hindrance(operator) is not None:
-            search = LatentSearch(self.prior, self.gamma, batch_size=self.batch_size)
+            search = LatentSearch(
+                self.prior, self.gamma, history=self.history, batch_size=self.batch_size
+            )
             return search.recover(y, operator, seeds=seeds, progress=progress)
         sigma = max(operator.sigma if self.sigma is None else self.sigma, LEAST_SIGMA)
         gaussian = gaussian_of(self.prior, self.samples, y.device)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.pyramid import laplacian_pyramid
+from core.pyramid import pyramid_distance
 from priors.prior import Prior
 from recovery.descent import descend
 from recovery.methods import PriorBased, Progress, Recovery, Status, residual_norm
@@ -22,9 +22,10 @@ class LatentNetworkFit(PriorBased):
         MSE(A(x), y) + sum_l 4^-l mean |L_l(A(x)) - L_l(y)|,   x = G(f(s; phi)),
 
     L_l the levels of the Laplacian pyramid. Convolution weights stay within +-0.01. Around the hole
-    of an inpainting, the square error counts five times within 5 pixels of it. Where y is no image
-    the pyramid has no meaning, and the first term stands alone, ||A(x) - y||^2 over the image's
-    values. The result is the last iterate: published, and what keeps noise out.
+    of an inpainting, the square error counts five times within 5 pixels of it. Where y has not the
+    image's shape the pyramid has no meaning, and the first term stands alone, ||A(x) - y||^2 over
+    the number of the image's values; the authors did not recover from such y. The result is the
+    last iterate: published, and what keeps noise out.
 
     `LatentSearch` through the same prior minimises ||A(x) - y||^2 by L-BFGS.
 
@@ -124,7 +125,4 @@ class LatentNetworkFit(PriorBased):
             hole = operator.hole.to(y)[None, None]
             near = F.max_pool2d(hole, 2 * RING + 1, stride=1, padding=RING)
             weight = weight + (RING - 1) * (near - hole)
-        loss = (weight * difference.square()).mean(dim=(1, 2, 3))
-        for level, part in enumerate(laplacian_pyramid(difference)):
-            loss = loss + 4.0**-level * part.abs().mean(dim=(1, 2, 3))
-        return loss
+        return (weight * difference.square()).mean(dim=(1, 2, 3)) + pyramid_distance(difference)

@@ -253,7 +253,7 @@ class Train(LightningCLI):
                 "trainer.accumulate_grad_batches cannot serve two optimisers. Set "
                 "model.accumulate instead."
                 if hasattr(self.model, "accumulate")
-                else "trainer.accumulate_grad_batches: this model takes no gradient. Leave it out."
+                else "trainer.accumulate_grad_batches: this model makes its own steps. Omit it."
             )
         require_supported(self.trainer)
         # Once training can start: what fails before leaves no trace, here or in W&B.
@@ -351,7 +351,8 @@ def said_in_a_line() -> Iterator[None]:
             raise
         raise ValueError(
             f"out of memory. Lower data.batch_size, and raise trainer.accumulate_grad_batches (a "
-            "GAN: model.accumulate alone) so that a step keeps its images; while validating, lower "
+            "GAN: model.accumulate alone; a latent convolutional model: neither) so that a step "
+            "keeps its images; while validating, lower "
             f"data.validation_batch_size ({in_a_line(error)})"
         ) from error
 

@@ -16,7 +16,7 @@ from cli.configs import Mistake
 LENGTH = "Set model.total_images instead"
 DATA = "Set data.training_images, or prepare fewer images (datamodules.prepare --limit)"
 HELD_OUT = "Set data.held_out_images, or prepare a smaller set (datamodules.prepare --limit)"
-CLIP = "Set model.clip_norm instead (a flow also has model.clip_value)"
+CLIP = "Set model.clip_norm instead, where the model has it (a flow also has model.clip_value)"
 
 # option -> the values that are obeyed, and what to do instead of giving any other
 LIMITED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -44,7 +44,7 @@ LIMITED: dict[str, tuple[tuple[Any, ...], str]] = {
         "Weights and log-determinants stay in float32: set 32-true or bf16-mixed",
     ),
     "reload_dataloaders_every_n_epochs": ((0,), "Every epoch reads its data anew: leave it out"),
-    "sync_batchnorm": ((False,), "A prior's BatchNorm is set from fixed latents: leave it out"),
+    "sync_batchnorm": ((False,), "BatchNorm sees one process's batch: leave it out"),
     "use_distributed_sampler": ((False,), "Every process has its share already: leave it out"),
 }
 

@@ -1,4 +1,4 @@
-"""The table of latents: what an epoch reads stays until the next, and a wrong file is named."""
+"""The table of latents: rows of a checkpoint stay, and a wrong file is named."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ def table(folder: Path, **changed: object) -> LatentTable:
 def made(tmp_path: Path) -> LatentTable:
     one = table(tmp_path)
     one.create()
-    one.open(0)
+    one.open()
     return one
 
 
@@ -28,32 +28,47 @@ def rows(*values: float) -> torch.Tensor:
     return torch.tensor(values)[:, None].expand(-1, 3).contiguous()
 
 
-def test_an_epoch_reads_what_the_one_before_it_left(made: LatentTable, tmp_path: Path) -> None:
-    some = torch.tensor([3, 1])
-    assert made.read(some).eq(0).all()
-    made.write(some, rows(30.0, 10.0))
-    assert made.read(some).eq(0).all()  # cut short here, the epoch starts again from these
-    made.open(1)
-    assert torch.equal(made.read(some), rows(30.0, 10.0))
-    made.write(some, rows(31.0, 11.0))
+SOME = torch.tensor([3, 1])
+
+
+def test_what_is_written_is_read_from_then_on(made: LatentTable, tmp_path: Path) -> None:
+    assert made.read(SOME, 0).eq(0).all()
+    made.write(SOME, rows(30.0, 10.0), 0, 2)
+    assert torch.equal(made.read(SOME, 2), rows(30.0, 10.0))
+    made.write(SOME, rows(31.0, 11.0), 6, 8)
+    made.write(SOME, rows(32.0, 12.0), 12, 14)
     made.flush()
     again = table(tmp_path)
-    again.open(1)
-    assert torch.equal(again.read(torch.tensor([1, 3, 0])), rows(10.0, 30.0, 0.0))
-    again.open(2)
-    assert torch.equal(again.read(some), rows(31.0, 11.0))
+    again.open()
+    assert torch.equal(again.read(torch.tensor([1, 3, 0]), 14), rows(12.0, 32.0, 0.0))
 
 
-def test_half_precision_halves_the_file(made: LatentTable, tmp_path: Path) -> None:
+def test_a_run_cut_short_reads_what_its_checkpoint_knew(made: LatentTable) -> None:
+    made.write(SOME, rows(30.0, 10.0), 0, 2)
+    made.write(SOME, rows(31.0, 11.0), 6, 8)  # and no checkpoint since 6
+    assert torch.equal(made.read(SOME, 6), rows(30.0, 10.0))
+    made.write(SOME, rows(31.5, 11.5), 6, 8)  # again
+    assert torch.equal(made.read(SOME, 6), rows(30.0, 10.0))
+    assert torch.equal(made.read(SOME, 8), rows(31.5, 11.5))
+
+
+def test_an_image_that_an_epoch_leaves_out_keeps_its_latent(made: LatentTable) -> None:
+    made.write(torch.tensor([0, 1]), rows(1.0, 2.0), 0, 2)
+    for now in (4, 8, 12):  # without image 0
+        made.write(torch.tensor([1]), rows(float(now)), now, now + 2)
+    assert torch.equal(made.read(torch.tensor([0, 1]), 14), rows(1.0, 12.0))
+
+
+def test_half_precision_halves_the_rows(made: LatentTable, tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     half = table(tmp_path / "half", precision="float16")
     half.create()
-    half.open(0)
-    half.write(torch.tensor([0]), rows(0.1))
-    half.open(1)
-    found = half.read(torch.tensor([0]))
+    half.open()
+    half.write(torch.tensor([0]), rows(0.1), 0, 1)
+    found = half.read(torch.tensor([0]), 1)
     assert found.dtype == torch.float32 and torch.equal(found, rows(0.1).half().float())
-    assert 2 * (half.path.stat().st_size - 16) == made.path.stat().st_size - 16 == 2 * 5 * 3 * 4
+    times = 2 * 5 * 8
+    assert made.path.stat().st_size - times == 2 * (half.path.stat().st_size - times) == 2 * 5 * 12
 
 
 @pytest.mark.parametrize(
@@ -69,45 +84,51 @@ def test_a_table_of_another_run_is_named(
     made: LatentTable, tmp_path: Path, changed: dict[str, object], said: str
 ) -> None:
     with pytest.raises(ValueError, match=f"latents.bin is the table of another run: {said}"):
-        table(tmp_path, **changed).open(0)
+        table(tmp_path, **changed).open()
 
 
 def test_a_table_of_a_later_time_is_named(made: LatentTable) -> None:
-    for epoch in range(3):
-        made.open(epoch)
-        made.write(torch.tensor([0]), rows(1.0))
-    made.open(2)  # cut short, and started again
-    with pytest.raises(ValueError, match="the checkpoint is in epoch 2: resume from the run's new"):
-        made.open(1)
+    made.write(SOME, rows(1.0, 1.0), 2, 4)
+    made.write(SOME, rows(2.0, 2.0), 8, 10)
+    with pytest.raises(ValueError, match="latents of 4 images seen and later, and the checkpoint"):
+        made.read(SOME, 3)
 
 
 def test_a_missing_or_damaged_file_is_named(made: LatentTable) -> None:
     whole = made.path.read_bytes()
     made.path.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=r"latents\.bin is damaged: it has 135 bytes, not 136"):
-        made.open(0)
+    with pytest.raises(ValueError, match=r"latents\.bin is damaged: it has 199 bytes, not 200"):
+        made.open()
     made.path.unlink()
     with pytest.raises(FileNotFoundError, match=r"latents\.bin is missing: without the latents"):
-        made.open(0)
+        made.open()
     made.path.write_bytes(whole)
-    made.path.with_suffix(".json").write_text("{")
-    with pytest.raises(ValueError, match=r"latents\.json is damaged"):
-        made.open(0)
+    for text in ("{", "[1]", "3"):
+        made.told.write_text(text)
+        with pytest.raises(ValueError, match=r"latents\.json is damaged"):
+            made.open()
 
 
 def test_an_image_it_does_not_know_is_named(made: LatentTable) -> None:
-    with pytest.raises(ValueError, match=r"image 5 is not in .*latents\.bin, which has 5 rows"):
-        made.read(torch.tensor([0, 5]))
+    with pytest.raises(ValueError, match=r"image 5 is not in .*latents\.bin, which has 5"):
+        made.read(torch.tensor([0, 5]), 0)
 
 
-def test_a_full_disk_is_told_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "No space left on device: the latents of 5 images need"),
+        (errno.EACCES, "Permission denied: .*latents.bin"),
+    ],
+)
+def test_a_file_that_cannot_be_made_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="No space left on device: the latents of 5 images need"):
+    monkeypatch.setattr(os, "posix_fallocate", refused)
+    with pytest.raises(OSError, match=said):
         table(tmp_path).create()
     assert not list(tmp_path.iterdir())
 

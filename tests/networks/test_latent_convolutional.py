@@ -64,9 +64,12 @@ def test_all_images_start_from_one_network_within_the_bound() -> None:
 def test_only_convolution_weights_are_bounded() -> None:
     network = small()
     z = 5 * torch.randn(3, network.latent_dim, generator=torch.Generator().manual_seed(0))
+    double = z.double()
     before = network.latent_network(z)
     network.bound(z)
     after = network.latent_network(z)
+    network.double().bound(double)
+    assert torch.allclose(double.float(), z, atol=1e-6)
     for i in range(7):
         expected = before[i].clamp(-0.01, 0.01) if i % 2 == 0 else before[i]
         assert torch.allclose(after[i], expected, atol=1e-8)
@@ -95,5 +98,9 @@ def test_sizes_it_cannot_have_are_named() -> None:
         LatentConvolutional(8)
     with pytest.raises(ValueError, match="image_size must be a power of two"):
         LatentConvolutional(48)
-    with pytest.raises(ValueError, match=r"latent_widths must be four, got \[8, 16\]"):
-        LatentConvolutional(32, latent_widths=[8, 16])
+    for widths in ([8, 16], [8, 16, 0, 64], [8, 16, 32, 63]):
+        with pytest.raises(ValueError, match="latent_widths must be four numbers of channels"):
+            LatentConvolutional(32, latent_widths=widths)
+    for width in (0, 7):
+        with pytest.raises(ValueError, match=f"width must be even and at least 2, got {width}"):
+            LatentConvolutional(32, width)
