@@ -13,6 +13,7 @@ NAMES = (
     "decode",
     "training",
     "framework",
+    "peers",
     "solver-scipy",
     "solver-joint",
     "inversion",
