@@ -16,7 +16,7 @@ EVALUATE = REPOSITORY / "configs" / "evaluate"
 SMALL = EVALUATE / "small.yaml"
 TRAINING = REPOSITORY / "configs"
 TRAINING_DEFAULTS = TRAINING / "defaults.yaml"
-OVERLAYS = ["baselines", "cluster", "glow_celeba32_deep", "paper_parity"]
+OVERLAYS = ["baselines", "cluster", "glow_celeba32_deep", "image_search", "paper_parity"]
 
 GLOW = {"class_path": "networks.glow.Glow", "init_args": {"steps": 8, "hidden": 64}}
 NAMED = {"prior": "glow", "method": GLOW, "images": 3}

@@ -23,7 +23,7 @@ from training.run import flatten
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 OVERLAYS = {
     *("defaults.yaml", "baselines.yaml", "cluster.yaml", "paper_parity.yaml"),
-    "glow_celeba32_deep.yaml",
+    *("glow_celeba32_deep.yaml", "image_search.yaml"),
 }
 EXPERIMENTS = [path for path in CONFIGS if path.name not in OVERLAYS]
 
