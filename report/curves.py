@@ -45,7 +45,7 @@ def comparison_figure(rows: pd.DataFrame) -> Figure:
 
 
 def training_curves(directory: Path) -> Figure:
-    """Draw bits per dimension and mean PSNR against images seen, and PSNR against m at the end.
+    """Draw likelihood or losses and mean PSNR against images seen, and PSNR against m at the end.
 
     Reads `metrics.jsonl` and the rows of a run directory. In distribution solid, out dashed;
     bars are standard errors.
@@ -55,8 +55,8 @@ def training_curves(directory: Path) -> Figure:
     same = comparable(rows)
     watched = [p for p, group in same.groupby("problem") if group["images_seen"].nunique() > 1]
     figure = Figure(figsize=(4.0 * (2 + len(watched)), 3.4), layout="constrained")
-    likelihood, *recoveries, measured = figure.subplots(1, 2 + len(watched), squeeze=False)[0]
-    _draw_likelihood(likelihood, directory / "metrics.jsonl", colours)
+    training, *recoveries, measured = figure.subplots(1, 2 + len(watched), squeeze=False)[0]
+    _draw_training(training, directory / "metrics.jsonl", colours)
     for axes, problem in zip(recoveries, watched, strict=True):
         _draw_recovery(axes, same[same["problem"] == problem], "images_seen", colours)
         axes.set(title=problem, xlabel="images seen", ylabel="mean PSNR (dB)")
@@ -87,16 +87,23 @@ def _draw_recovery(axes: Axes, rows: pd.DataFrame, against: str, colours: dict[s
     _finish(axes)
 
 
-def _draw_likelihood(axes: Axes, path: Path, colours: dict[str, str]) -> None:
-    curves: dict[str, dict[float, float]] = {}
+def _draw_training(axes: Axes, path: Path, colours: dict[str, str]) -> None:
+    """Draw bits per dimension of held-out sets; of a prior without a likelihood, its losses."""
+    bits: dict[str, dict[float, float]] = {}
+    losses: dict[str, dict[float, float]] = {}
     for line in whole_lines(path).splitlines():  # a process may be writing the last one
         metrics = json.loads(line)
         for name, value in metrics.items():
-            if name.startswith("bits_per_dim/"):
-                curves.setdefault(name.split("/", 1)[1], {})[metrics["images_seen"]] = value
-    for name, points in sorted(curves.items()):
-        axes.plot(list(points), list(points.values()), "o-", color=colours.get(name), label=name)
-    axes.set(title="likelihood", xlabel="images seen", ylabel="bits per dimension")
+            kind, _, what = name.partition("/")
+            if kind == "bits_per_dim":
+                bits.setdefault(what, {})[metrics["images_seen"]] = value
+            elif kind == "train" and what.endswith("loss"):
+                losses.setdefault(what.replace("_", " "), {})[metrics["images_seen"]] = value
+    for name, points in sorted((bits or losses).items()):
+        style = "o-" if bits else "-"
+        axes.plot(list(points), list(points.values()), style, color=colours.get(name), label=name)
+    title, ylabel = ("likelihood", "bits per dimension") if bits else ("training", "loss")
+    axes.set(title=title, xlabel="images seen", ylabel=ylabel)
     _finish(axes)
 
 

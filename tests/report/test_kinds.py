@@ -1,5 +1,6 @@
 """Figures ask what a problem is, not what it is called."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,18 @@ def test_sensing_by_any_name_has_its_curve(tmp_path: Path) -> None:
     assert measured.get_xlabel() == "measurements m"
     points = measured.lines[0]
     assert list(points.get_ydata()) == [25.0, 30.0]  # type: ignore[arg-type]
+
+
+def test_a_prior_without_a_likelihood_shows_its_losses(tmp_path: Path) -> None:
+    folder = sensing(tmp_path)
+    (training, *_) = training_curves(folder).axes
+    assert training.get_title() == "likelihood"
+    logged = [{"train/generator_loss": 3.0 - i, "images_seen": float(i)} for i in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in logged))
+    (training, *_) = training_curves(folder).axes
+    assert training.get_title() == "training"
+    (line,) = training.lines
+    assert line.get_label() == "generator loss" and list(line.get_ydata()) == [2.0, 1.0]
 
 
 def test_a_report_reads_a_run_whose_last_line_is_being_written(
