@@ -15,7 +15,7 @@ demo: .venv/ready  ## train a small Glow, a small GAN and a Gaussian on drawn fa
 	trap "kill $$gan" INT TERM; \
 	echo "Training the GAN beside the others: runs/demo-gan.log"; \
 	$(BIN)/python train.py fit --config configs/demo_gaussian.yaml && \
-	$(BIN)/python train.py fit --config configs/demo.yaml --config configs/image_search.yaml || { kill $$gan; exit 2; }; \
+	$(BIN)/python train.py fit --config configs/demo.yaml || { kill $$gan; exit 2; }; \
 	wait $$gan || { tail -n 3 runs/demo-gan.log; exit 2; }
 	$(BIN)/python -m report runs/demo runs/demo-gaussian runs/demo-gan
 
