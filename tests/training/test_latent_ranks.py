@@ -40,17 +40,14 @@ def train(root: Path, name: str, *options: str) -> Path:
 
 
 @pytest.mark.slow
-def test_ranks_share_the_weights_and_the_table(tmp_path: Path) -> None:
-    directory = train(tmp_path, "two")
+def test_ranks_share_weights_and_table_and_resume_as_if_they_had_never_stopped(
+    tmp_path: Path,
+) -> None:
+    constant = "--model.decay_fraction=0"  # which knows where training ends
+    whole = train(tmp_path, "whole", constant)
     ranks = [torch.load(tmp_path / "ranks" / f"rank{rank}.pt") for rank in (0, 1)]
     assert_equal(ranks[0]["final"], ranks[1]["final"])  # BatchNorm's statistics too
     assert ranks[0]["steps"] == 16 and not ranks[0]["indices"] & ranks[1]["indices"]
-    assert (np.abs(latents(directory)).max(axis=1) > 0).sum() >= 64  # of those of an epoch
-
-
-@pytest.mark.slow
-def test_they_resume_as_if_they_had_never_stopped(tmp_path: Path) -> None:
-    constant = "--model.decay_fraction=0"  # which knows where training ends
-    whole = train(tmp_path, "whole", constant)
+    assert (np.abs(latents(whole)).max(axis=1) > 0).sum() >= 64  # of those of an epoch
     train(tmp_path, "cut", constant, "--model.total_images=96")  # within the second epoch
     assert np.array_equal(latents(whole), latents(train(tmp_path, "cut", constant)))
