@@ -83,7 +83,7 @@ def export_prior(
 
     prior = prior_of(stored)
     if half:
-        require_close(prior_of(exact), prior)
+        require_close(prior_of(exact), prior, TEMPERATURES[record["kind"]])
     content = safetensors.torch.save(stored)
     record |= {
         "precision": "float16" if half else "float32",
@@ -168,13 +168,14 @@ def halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def require_close(exact: FlowPrior | GanPrior, half: FlowPrior | GanPrior) -> None:
+def require_close(
+    exact: FlowPrior | GanPrior, half: FlowPrior | GanPrior, temperature: float
+) -> None:
     """Raise ValueError, with the worst image's error, if half precision changes the prior.
 
     Errors are root mean squares over an image, as in a PSNR: by that much an image in a GAN's range
     moves out of reach. A flow still reaches every image if it inverts as well as before.
     """
-    temperature = TEMPERATURES["flow"] if isinstance(exact, FlowPrior) else 1.0
     images = decode_samples(exact, temperature, COMPARED)
     decoded = decode_samples(half, temperature, COMPARED)
     errors = [("decoding", worst_error(decoded, images), DECODING_ERROR)]
