@@ -8,8 +8,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
-from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
-from torchmetrics.image.fid import NoTrainInceptionV3
+from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from callbacks.clocked import clocked, data_of
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from callbacks import quality
 from callbacks.quality import WEIGHTS_URL, SampleQuality, distances
 from datamodules.image_set import ImageSet
 from datamodules.procedural import faces
+from tests.conftest import REPOSITORY
 from training.cli import Train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Kernel Inception Distance.*buffer")
@@ -183,6 +186,19 @@ def test_a_missing_file_is_named_before_training(
         train.main([*tiny, "--quality.inception_weights=nowhere.pth"])
     said = capsys.readouterr().err
     assert "quality.inception_weights" in said and "nowhere.pth" in said and WEIGHTS_URL in said
+
+
+def test_a_run_that_asks_for_neither_needs_no_torch_fidelity() -> None:
+    missing = (
+        "from lightning_utilities.core.imports import RequirementCache as Cache\n"
+        "found = Cache.__bool__\n"
+        "Cache.__bool__ = lambda self: 'fidelity' not in str(vars(self)) and found(self)\n"
+        "import torchmetrics.image, training.cli\n"
+        "assert not hasattr(torchmetrics.image, 'FrechetInceptionDistance')\n"
+    )
+    command = [sys.executable, "-c", missing]
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_without_torch_fidelity_it_says_what_to_install(
