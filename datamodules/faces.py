@@ -39,6 +39,8 @@ class FaceDataModule(pl.LightningDataModule):
         num_workers: loader processes per rank.
         validation_batch_size: held-out images evaluated at once.
         channels: 3 for RGB, 1 for grey.
+        passes: over the training images that make an epoch. Several, where one is over before what
+            follows an epoch: validation, samples, a checkpoint, recovery.
     """
 
     train_images: ImageShards
@@ -55,12 +57,14 @@ class FaceDataModule(pl.LightningDataModule):
         num_workers: int,
         validation_batch_size: int,
         channels: Channels,
+        passes: int,
     ) -> None:
         super().__init__()
         for name, value in (
             ("batch_size", batch_size),
             ("window", window),
             ("validation_batch_size", validation_batch_size),
+            ("passes", passes),
         ):
             if value < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {value}")
@@ -72,6 +76,7 @@ class FaceDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.validation_batch_size = validation_batch_size
         self.channels = channels
+        self.passes = passes
 
     def load(self) -> None:
         """Set `train_images` and `held_out`. Raises an error that says what is wrong with them."""
@@ -115,6 +120,7 @@ class FaceDataModule(pl.LightningDataModule):
             self.window,
             self.trainer.global_rank,
             self.trainer.world_size,
+            self.passes,
         )
 
     def train_dataloader(self) -> StreamLoader:
@@ -173,9 +179,11 @@ class ShardedFaces(FaceDataModule):
         num_workers: int = 2,
         validation_batch_size: int = 32,
         channels: Channels = 3,
+        passes: int = 1,
     ) -> None:
         super().__init__(
-            image_size, batch_size, seed, flip, window, num_workers, validation_batch_size, channels
+            *(image_size, batch_size, seed, flip, window, num_workers),
+            *(validation_batch_size, channels, passes),
         )
         names = [train, *in_distribution, *out_of_distribution]
         repeated = [name for name in names if names.count(name) > 1]
@@ -256,6 +264,7 @@ class ProceduralFaces(FaceDataModule):
         flip: bool = False,
         validation_batch_size: int = 32,
         channels: Channels = 3,
+        passes: int = 1,
     ) -> None:
         super().__init__(
             image_size,
@@ -266,6 +275,7 @@ class ProceduralFaces(FaceDataModule):
             num_workers=0,
             validation_batch_size=validation_batch_size,
             channels=channels,
+            passes=passes,
         )
         self.training_images = training_images
         self.held_out_images = held_out_images

@@ -1,10 +1,11 @@
 """The training stream: which image comes when is a function of (seed, images_seen) alone.
 
-An epoch is a permutation of all images that depends on (seed, epoch): of the shards, and of the
+A pass is a permutation of all images that depends on (seed, pass): of the shards, and of the
 images within each window of shards, so that every shard is still read once, from start to end. It
-is cut into global batches, of which every rank takes an equal share. An epoch leaves out its last,
-incomplete global batch (other images every time) and doubles no image. The position follows from
-`images_seen`, never from what a loader has read: Lightning and the workers read ahead.
+is cut into global batches, of which every rank takes an equal share. A pass leaves out its last,
+incomplete global batch (other images every time) and doubles no image. An epoch is one or more
+passes: how many changes no batch. The position follows from `images_seen`, never from what a loader
+has read: Lightning and the workers read ahead.
 """
 
 from collections import deque
@@ -29,11 +30,11 @@ class ImageShards(Protocol):
     def decode(self, encoded: Any) -> Tensor: ...
 
 
-def epoch_order(
-    shard_sizes: Sequence[int], seed: int, epoch: int, window: int
+def pass_order(
+    shard_sizes: Sequence[int], seed: int, number: int, window: int
 ) -> list[tuple[list[int], NDArray[np.int64]]]:
-    """Order an epoch, by windows: (shards read together, their images' global indices in order)."""
-    rng = np.random.default_rng([seed, epoch])
+    """Order a pass, by windows: (shards read together, their images' global indices in order)."""
+    rng = np.random.default_rng([seed, number])
     first = np.concatenate([[0], np.cumsum(shard_sizes)])
     shards = rng.permutation(len(shard_sizes)).tolist()
     windows = []
@@ -54,8 +55,9 @@ class TrainingStream(IterableDataset[dict[str, Tensor]]):
         images: where the images are.
         batch_size: images per rank and batch.
         seed: of order and flips.
-        flip: mirror each image or not, by (seed, epoch, index).
+        flip: mirror each image or not, by (seed, pass, index).
         window: shards shuffled together; memory holds their encoded images.
+        passes: that make an epoch.
 
     Raises:
         ValueError: fewer images than one global batch.
@@ -70,6 +72,7 @@ class TrainingStream(IterableDataset[dict[str, Tensor]]):
         window: int,
         rank: int,
         world_size: int,
+        passes: int = 1,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
@@ -81,8 +84,10 @@ class TrainingStream(IterableDataset[dict[str, Tensor]]):
         self.global_batch = batch_size * world_size
         self.images_seen = 0
         self.total = sum(images.shard_sizes)
-        self.steps_per_epoch = self.total // self.global_batch
-        if self.steps_per_epoch == 0:
+        self.steps_per_pass = self.total // self.global_batch
+        self.passes = passes
+        self.steps_per_epoch = passes * self.steps_per_pass
+        if self.steps_per_pass == 0:
             raise ValueError(
                 f"{self.total} training images are fewer than one global batch of "
                 f"{self.global_batch} ({world_size} x data.batch_size {batch_size}): use more "
@@ -98,15 +103,22 @@ class TrainingStream(IterableDataset[dict[str, Tensor]]):
         return divmod(images_seen // self.global_batch, self.steps_per_epoch)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        epoch, step = self.position(self.images_seen)
+        first, step = divmod(self.images_seen // self.global_batch, self.steps_per_pass)
         worker = get_worker_info()
-        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
-        windows = epoch_order(self.images.shard_sizes, self.seed, epoch, self.window)
+        turn, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in range(first, self.passes * (first // self.passes + 1)):
+            yield from self.batches(number, range(step + turn, self.steps_per_pass, count))
+            turn = (turn - (self.steps_per_pass - step)) % count  # until its next batch
+            step = 0
+
+    def batches(self, number: int, steps: range) -> Iterator[dict[str, Tensor]]:
+        """Yield this rank's batches of some steps of a pass."""
+        windows = pass_order(self.images.shard_sizes, self.seed, number, self.window)
         order = np.concatenate([images for _, images in windows])
-        order = order[: self.steps_per_epoch * self.global_batch]
-        shares = order.reshape(self.steps_per_epoch, self.world_size, self.batch_size)
-        flips = np.random.default_rng([self.seed, epoch, 1]).integers(0, 2, self.total)
-        pending = deque(shares[step + number :: count, self.rank].tolist())
+        order = order[: self.steps_per_pass * self.global_batch]
+        shares = order.reshape(self.steps_per_pass, self.world_size, self.batch_size)
+        flips = np.random.default_rng([self.seed, number, 1]).integers(0, 2, self.total)
+        pending = deque(shares[steps.start : steps.stop : steps.step, self.rank].tolist())
         encoded: dict[int, Any] = {}
         for shards, images in windows:
             wanted = {index for batch in pending for index in batch} & set(images.tolist())

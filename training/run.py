@@ -33,6 +33,7 @@ CHANGEABLE = (
     "data.init_args.damaged",
     "data.held_out.",  # which sets these are, by `identities` of the data
     "data.init_args.num_workers",
+    "data.init_args.passes",
     "data.init_args.validation_batch_size",
 )
 PINNED = ("run.begin_from",)  # exceptions: it may not change them

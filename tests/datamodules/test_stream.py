@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.stream import StreamLoader, TrainingStream, epoch_order
+from datamodules.stream import StreamLoader, TrainingStream, pass_order
 
 SIZES = [7, 5, 9, 6, 4, 8]  # 39 images in 6 shards
 TOTAL = 39
@@ -77,15 +77,15 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
     assert first != sorted(first)
 
 
-def test_an_epochs_order_is_a_permutation_of_all_images() -> None:
+def test_a_passs_order_is_a_permutation_of_all_images() -> None:
     for window in (1, 2, 6, 100):
-        windows = epoch_order(SIZES, 3, 5, window)
+        windows = pass_order(SIZES, 3, 5, window)
         assert sorted(np.concatenate([images for _, images in windows])) == list(range(TOTAL))
         assert sorted(flat([shards for shards, _ in windows])) == list(range(6))
 
 
 def test_shards_come_in_another_order_every_epoch() -> None:
-    orders = [flat([shards for shards, _ in epoch_order(SIZES, 0, e, 1)]) for e in range(3)]
+    orders = [flat([shards for shards, _ in pass_order(SIZES, 0, e, 1)]) for e in range(3)]
     assert len({tuple(order) for order in [*orders, range(6)]}) == 4
 
 
@@ -135,6 +135,20 @@ def test_a_batch_holds_the_images_of_its_indices() -> None:
         assert batch["image"].dtype == torch.uint8
         assert batch["image"].shape == (4, 1, 1, 2)
         assert batch["image"][:, 0, 0, 0].tolist() == batch["index"].tolist()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 1, 2, 4, 7])
+@pytest.mark.parametrize("seen", [0, 16, 36, 80])
+def test_an_epoch_of_several_passes_has_the_batches_of_several_epochs(
+    workers: int, seen: int
+) -> None:
+    epochs = flat([batches(stream(images_seen=36 * epoch)) for epoch in range(6)])  # type: ignore[misc]
+    made = stream(passes=3)
+    assert made.steps_per_epoch == 27 and made.position(seen) == divmod(seen // 4, 27)
+    found = [batch["index"].tolist() for batch in loaded(made, workers, seen)]
+    assert found == epochs[seen // 4 : 27]
+    assert batches(stream(passes=3, images_seen=108)) == epochs[27:]
 
 
 # --- the position
@@ -228,7 +242,7 @@ def test_every_shard_is_read_at_most_once_an_epoch(window: int, images_seen: int
     images = FakeShards()
     batches(stream(window=window, images=images, images_seen=images_seen))
     assert len(images.reads) == len(set(images.reads))
-    order = flat([shards for shards, _ in epoch_order(SIZES, 0, 0, window)])
+    order = flat([shards for shards, _ in pass_order(SIZES, 0, 0, window)])
     assert images.reads == [shard for shard in order if shard in images.reads]
 
 
@@ -237,7 +251,7 @@ def test_images_never_leave_their_window(window: int) -> None:
     shard_of = np.repeat(np.arange(6), SIZES)
     start = 0
     seen = flat(batches(stream(window=window, batch_size=1)))
-    for shards, images in epoch_order(SIZES, 0, 0, window):
+    for shards, images in pass_order(SIZES, 0, 0, window):
         part = seen[start : start + len(images)]
         assert set(shard_of[part]) == set(shards)
         assert len(shards) <= window
@@ -247,7 +261,7 @@ def test_images_never_leave_their_window(window: int) -> None:
 def test_a_window_is_read_only_when_its_images_are_due() -> None:
     images = FakeShards()
     made = stream(window=2, images=images)
-    windows = epoch_order(SIZES, 0, 0, 2)
+    windows = pass_order(SIZES, 0, 0, 2)
     end_of_window = np.cumsum([len(part) for _, part in windows])
     for step, _ in enumerate(made, 1):
         due = 1 + int(np.searchsorted(end_of_window, 4 * step))
