@@ -1,7 +1,8 @@
-"""Pack a prepared set for a machine without a network: as many JPEGs in a zip as fit.
+"""Pack a prepared set for a machine without a network: as many AVIFs in a zip as fit.
 
-`python -m datamodules.prepare` reads the zip there. The JPEGs are of quality 95, every pixel with a
-colour of its own. Prints what to type on both machines, for images and for Python packages.
+`python -m datamodules.prepare` reads the zip there, if Pillow there has AVIF (11.3 or newer). At
+64px and quality 90, every pixel with a colour of its own, CelebA's take 2.1 KB each and are within
+42 dB of the set's. Prints what to type on both machines, for images and for Python packages.
 """
 
 import argparse
@@ -31,11 +32,11 @@ def run(options: argparse.Namespace) -> None:
     index = ShardIndex.load(options.shards)
     size, images = END, 0
     with whole_file(options.out) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, jpeg in jpegs(index):
-            size += RECORDS + 2 * len(name.encode()) + len(jpeg)
+        for name, avif in avifs(index):
+            size += RECORDS + 2 * len(name.encode()) + len(avif)
             if size > options.mebibytes * 2**20:
                 break
-            archive.writestr(zipfile.ZipInfo(name), jpeg)  # stored, of 1980: the same bytes always
+            archive.writestr(zipfile.ZipInfo(name), avif)  # stored, of 1980: the same bytes always
             images += 1
     mebibytes, name = options.out.stat().st_size / 2**20, index.root.name
     print(
@@ -48,11 +49,11 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
-def jpegs(index: ShardIndex) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, JPEG) of every image, in stored order."""
+def avifs(index: ShardIndex) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, AVIF) of every image, in stored order."""
     for shard in index.shards:
         for _, name, png in read_shard(shard):
-            jpeg = io.BytesIO()
+            avif = io.BytesIO()
             image = Image.open(io.BytesIO(png), formats=("PNG",))
-            image.save(jpeg, "JPEG", quality=95, subsampling="4:4:4")
-            yield f"{name}.jpg", jpeg.getvalue()
+            image.save(avif, "AVIF", quality=90, subsampling="4:4:4", speed=8)
+            yield f"{name}.avif", avif.getvalue()

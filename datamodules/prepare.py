@@ -26,7 +26,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 from tqdm import tqdm
 from webdataset import TarWriter
 
@@ -98,6 +98,7 @@ def convert_all(
     """Yield an image or a reason for each entry, in order; Pillow works outside Python's lock."""
     Image.preinit()  # threads must not load decoders: load the usual ones first, then all others
     Image.init()
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a thread of ours each, not all cores for every image
     with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
