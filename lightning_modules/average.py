@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 @torch.no_grad()
@@ -13,6 +14,6 @@ def move_average(
     `images` are those since its last move. The half-life is at most 5% of the images seen, so that
     the average does not remember the start (Karras et al. 2020, appendix B).
     """
-    weight = 1 - 0.5 ** (images / min(half_life, 0.05 * images_seen))
-    for kept, current in zip(average.parameters(), network.parameters(), strict=True):
-        kept.lerp_(current, weight)
+    decay = 0.5 ** (images / min(half_life, 0.05 * images_seen))
+    move = get_ema_multi_avg_fn(decay)  # all weights in one operation on a GPU
+    move(list(average.parameters()), list(network.parameters()), None)

@@ -7,13 +7,13 @@ A flow maps an image x to a latent z of the same size and back. With f(x) = z,
 Level: squeeze (space to depth) -> flow steps -> emit half of the channels as latent.
 Flow step: ActNorm -> invertible 1x1 convolution -> affine coupling.
 
-`FlowStep.fold` computes once all that depends on a step's weights alone: ActNorm merged into the
-convolution next to it, inverse matrices, log-determinants. `FoldedStep` has the arithmetic that
-uses it. Training folds once per batch; `Glow.frozen` folds once for good.
+`fold` computes once all that depends on the weights alone: ActNorm merged into the convolution next
+to it, inverse matrices, log-determinants. `FoldedStep` has the arithmetic that uses it. Training
+folds once per batch; `Glow.frozen` folds once for good.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,15 +66,11 @@ class Affine(NamedTuple):
     def __call__(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
 
-    def scaled(self, scale: Tensor, shift: Tensor | float = 0.0) -> "Affine":
-        """Merge the convolution and x -> (x + shift) * scale, per channel, into one convolution."""
-        return Affine(self.weight * scale.view(-1, 1, 1, 1), (self.bias + shift) * scale)
-
     def to(self, dtype: torch.dtype) -> "Affine":
         return Affine(self.weight.to(dtype), self.bias.to(dtype))
 
     def detached(self) -> "Affine":
-        weight = self.weight.detach().clone(memory_format=torch.channels_last)
+        weight = self.weight.detach().clone(memory_format=_layout(self.weight))
         return Affine(weight, self.bias.detach().clone())
 
 
@@ -113,19 +109,7 @@ class CouplingNet(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(channels))  # output times exp(3 log_scale)
         for conv, std in ((self.conv1, 0.01), (self.conv2, 0.01), (self.conv3, 0.0)):
             nn.init.normal_(conv.weight, std=std)
-            nn.init.zeros_(_affine(conv).bias)
-
-    def fold(self) -> tuple[Affine, Affine, Affine]:
-        """Fold into three convolutions; the last gives the raw scales + 2, then the shifts."""
-        weight, bias = _affine(self.conv3).scaled((3 * self.log_scale).exp())
-        return (
-            _affine(self.conv1).scaled(self.norm1.scale(), self.norm1.bias),
-            _affine(self.conv2).scaled(self.norm2.scale(), self.norm2.bias),
-            Affine(
-                torch.cat([weight[0::2], weight[1::2]]),
-                torch.cat([bias[0::2] + 2, bias[1::2]]),
-            ),
-        )
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def initialize(self, x: Tensor) -> None:
         x = F.relu(self.norm1.initialize(self.conv1(x)))
@@ -143,22 +127,19 @@ class FlowStep(nn.Module):
         self.net = CouplingNet(channels, hidden, stability.actnorm_epsilon)
         self.stability = stability
 
-    def fold(self) -> "FoldedStep":
-        return FoldedStep(
-            self.matrix, self.norm.scale(), self.norm.bias, self.net.fold(), self.stability
-        )
-
     def initialize(self, x: Tensor) -> Tensor:
         """Set the ActNorms from x (B, C, H, W), the step's input; return the step's output."""
         self.norm.initialize(x)
-        folded = self.fold()
-        self.net.initialize(folded.mix(x).chunk(2, dim=1)[1])
-        return self.fold().forward(x)[0]
+        self.net.initialize(fold([self])[0].mix(x).chunk(2, dim=1)[1])
+        return fold([self])[0].forward(x)[0]
 
 
 @dataclass
 class FoldedStep:
-    """One flow step's arithmetic. `forward`: x -> (y, log_det); `inverse`: y -> x."""
+    """One flow step's arithmetic. `forward`: x -> (y, log_det of the coupling); `inverse`: y -> x.
+
+    The log-determinant that depends on weights alone is `Glow.log_det`.
+    """
 
     matrix: Tensor  # (C, C), the 1x1 convolution
     scale: Tensor  # (C,), of ActNorm
@@ -170,8 +151,7 @@ class FoldedStep:
         xa, xb = self.mix(x).chunk(2, dim=1)
         scale, shift = self.coupling(xb)
         y = self.clip(torch.cat([scale * xa + shift, xb], dim=1))
-        pixels = x.shape[2] * x.shape[3]
-        return y, pixels * self.log_det + scale.log().sum(dim=(1, 2, 3))
+        return y, scale.log().sum(dim=(1, 2, 3))
 
     def inverse(self, y: Tensor) -> Tensor:
         ya, xb = y.chunk(2, dim=1)
@@ -202,8 +182,6 @@ class FoldedStep:
         # W ((x + b) s) = (W s) x + W (b s)
         weight = self.matrix * self.scale
         self.forward_mix = Affine(weight[:, :, None, None], weight @ self.bias)
-        # per pixel, of ActNorm and the 1x1 convolution
-        self.log_det = self.scale.log().sum() + torch.linalg.slogdet(self.matrix).logabsdet
 
     @cached_property
     def inverse_mix(self) -> Affine:  # (W s)^-1 y - b, the inverse in float64
@@ -224,6 +202,75 @@ class FoldedStep:
         return step
 
 
+class Convolutions(NamedTuple):
+    """A convolution of each of S steps: weight (S, C_out, k, k, C_in), channels last, and bias."""
+
+    weight: Tensor
+    bias: Tensor  # (S, C_out)
+
+    @classmethod
+    def stack(cls, convolutions: Iterable[nn.Conv2d]) -> "Convolutions":
+        pairs = [(conv.weight.permute(0, 2, 3, 1), conv.bias) for conv in convolutions]
+        return cls(*(torch.stack(tensors) for tensors in zip(*pairs, strict=True)))
+
+    def scaled(self, scale: Tensor, shift: Tensor | float = 0.0) -> "Convolutions":
+        """Merge the convolutions and x -> (x + shift) * scale, per step and channel."""
+        weight = self.weight * scale[..., None, None, None]
+        return Convolutions(weight, (self.bias + shift) * scale)
+
+    def split(self, dtype: torch.dtype | None) -> list[Affine]:
+        """Split into S convolutions, of `dtype` if given."""
+        weight = self.weight.permute(0, 1, 4, 2, 3).to(dtype or self.weight.dtype)
+        pairs = zip(weight, self.bias.to(weight.dtype), strict=True)
+        return [Affine(*pair) for pair in pairs]
+
+
+def stack_norms(norms: list[ActNorm]) -> tuple[Tensor, Tensor]:
+    """Stack ActNorms' scales and biases, each (S, C)."""
+    log_scales = torch.stack([norm.log_scale for norm in norms])
+    return log_scales.exp() + norms[0].epsilon, torch.stack([norm.bias for norm in norms])
+
+
+def fold(steps: list[FlowStep], dtype: torch.dtype | None = None) -> list[FoldedStep]:
+    """Compute what depends on weights alone: for all steps of a level at once, as a GPU wants it.
+
+    A coupling network becomes three convolutions, of `dtype` if given. The last gives the raw
+    scales + 2, then the shifts.
+    """
+    nets = [step.net for step in steps]
+    conv1 = Convolutions.stack(net.conv1 for net in nets)
+    conv2 = Convolutions.stack(net.conv2 for net in nets)
+    conv3 = Convolutions.stack(net.conv3 for net in nets)
+    conv1 = conv1.scaled(*stack_norms([net.norm1 for net in nets]))
+    conv2 = conv2.scaled(*stack_norms([net.norm2 for net in nets]))
+    conv3 = conv3.scaled((3 * torch.stack([net.log_scale for net in nets])).exp())
+    conv3 = Convolutions(
+        torch.cat([conv3.weight[:, 0::2], conv3.weight[:, 1::2]], dim=1),
+        torch.cat([conv3.bias[:, 0::2] + 2, conv3.bias[:, 1::2]], dim=1),
+    )
+    coupling = zip(*(conv.split(dtype) for conv in (conv1, conv2, conv3)), strict=True)
+    scales, biases = stack_norms([step.norm for step in steps])
+    return [
+        FoldedStep(step.matrix, scale, bias, net, step.stability)
+        for step, scale, bias, net in zip(steps, scales, biases, coupling, strict=True)
+    ]
+
+
+def log_det_of_weights(
+    image_shape: tuple[int, int, int], matrices: list[Tensor], scales: list[Tensor]
+) -> Tensor:
+    """Sum the log-determinants of the levels' 1x1 convolutions (S, C, C) and ActNorms (S, C).
+
+    Of a level's S steps at once, as a GPU wants it. A CUDA graph cannot hold it: `slogdet` waits.
+    """
+    total = scales[0].new_zeros(())
+    for level, (matrix, scale) in enumerate(zip(matrices, scales, strict=True), start=1):
+        pixels = (image_shape[1] >> level) * (image_shape[2] >> level)
+        per_pixel = torch.linalg.slogdet(matrix).logabsdet.sum() + scale.log().sum()
+        total = total + pixels * per_pixel
+    return total
+
+
 class FoldedGlow:
     """The multi-scale arithmetic over folded steps. See `Glow` for shapes and latent order.
 
@@ -240,6 +287,19 @@ class FoldedGlow:
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) in [-0.5, 0.5] -> z (B, n), log_det (B,) in nats."""
+        z, log_det = self.encode(x)
+        with _full_precision(x):
+            return z, log_det + self.log_det
+
+    @cached_property
+    def log_det(self) -> Tensor:
+        """The part of log_det that no image changes, ()."""
+        matrices = [torch.stack([step.matrix for step in level]) for level in self.steps]
+        scales = [torch.stack([step.scale for step in level]) for level in self.steps]
+        return log_det_of_weights(self.image_shape, matrices, scales)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, H, W) -> z (B, n), and the part of log_det (B,) that x changes."""
         _check_shape(x, self.image_shape)
         latents, log_det = [], x.new_zeros(len(x))
         for level, steps in enumerate(self.steps):
@@ -262,7 +322,7 @@ class FoldedGlow:
         for level, steps in reversed(list(enumerate(self.steps))):
             if level < len(self.steps) - 1:
                 x = torch.cat([x, latents.pop()], dim=1)
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=_layout(x))
             for step in reversed(steps):
                 x = self._run(step.inverse, x)
             x = F.pixel_shuffle(x, 2)
@@ -337,13 +397,27 @@ class Glow(nn.Module):
         """x (B, C, H, W) in [-0.5, 0.5] -> z (B, n), log_det (B,) in nats."""
         return self.fold().forward(x)
 
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, H, W) -> z (B, n), and the part of log_det (B,) that x changes."""
+        return self.fold().encode(x)
+
+    def log_det(self) -> Tensor:
+        """The part of log_det that no image changes, ()."""
+        with _full_precision(self.initialized):
+            levels = list(self._levels())
+            matrices = [torch.stack([step.matrix for step in level]) for level in levels]
+            scales = [stack_norms([step.norm for step in level])[0] for level in levels]
+            return log_det_of_weights(self.image_shape, matrices, scales)
+
     def inverse(self, z: Tensor) -> Tensor:
         """z (B, n) -> x (B, C, H, W)."""
         return self.fold().inverse(z)
 
     def fold(self) -> FoldedGlow:
+        device = self.initialized.device.type
+        half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with _full_precision(self.initialized):
-            steps = [[step.fold() for step in level] for level in self._levels()]
+            steps = [fold(level, half) for level in self._levels()]
         return FoldedGlow(self.image_shape, steps, self.recompute)
 
     @torch.no_grad()
@@ -388,9 +462,13 @@ def _latent_shapes(image_shape: tuple[int, int, int], levels: int) -> list[tuple
     return [*shapes, (channels * 2 ** (levels + 1), height >> levels, width >> levels)]
 
 
-def _affine(conv: nn.Conv2d) -> Affine:
-    assert conv.bias is not None
-    return Affine(conv.weight, conv.bias)
+def _layout(x: Tensor) -> torch.memory_format:
+    """Choose how decoding lays out images and weights: channels last, but for float32 on a GPU.
+
+    Whose float32 convolutions without TF32 are faster plane by plane (docs/gpu.md).
+    """
+    plane_by_plane = x.is_cuda and not torch.is_autocast_enabled("cuda")
+    return torch.contiguous_format if plane_by_plane else torch.channels_last
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[object]:

@@ -119,6 +119,18 @@ def test_folding_keeps_the_gradients() -> None:
         assert torch.allclose(ours, plain, atol=1e-8, rtol=1e-6)
 
 
+def test_what_a_cuda_graph_records_and_what_it_does_not_make_the_whole() -> None:
+    network = small(levels=2).double()
+    network.initialize(images_to_initialize(8, 8).double())
+    perturbed(network, 0.05)
+    x = images_to_initialize(8, 4).double()
+    z, log_det = network.encode(x)
+    whole_z, whole_log_det = network(x)
+    assert torch.equal(z, whole_z)
+    assert torch.allclose(log_det + network.log_det(), whole_log_det, atol=1e-12)
+    assert (log_det - whole_log_det).abs().min() > 0.1  # both parts count
+
+
 def test_recomputation_changes_memory_only() -> None:
     network = small()
     network.initialize(images_to_initialize(8, 8))
@@ -239,7 +251,7 @@ def test_scales_are_bounded_as_the_options_say() -> None:
     network = small(stability=Stability(min_scale=0.3))
     network.initialize(images_to_initialize(8, 8))
     perturbed(network, 2.0)
-    step = network.levels[0][0].fold()
+    step = network.fold().steps[0][0]
     scale, _ = step.coupling(100 * torch.randn(4, 6, 4, 4))
     assert scale.min() >= 0.3 and scale.max() <= 1
     step.stability = Stability.paper()
