@@ -55,9 +55,14 @@ class Likelihood(ClockedModule):
         """Map uint8 images to their levels, 0 to 2^bits - 1, as floats."""
         return torch.div(images, 2 ** (8 - self.bits), rounding_mode="floor").float()
 
-    def dequantise(self, images: Tensor, seeds: list[int]) -> Tensor:
+    def noise(self, seeds: list[int]) -> Tensor:
+        """Draw noise for `dequantise`, (B, C, H, W) in [0, 1), row i from the i-th seed alone."""
+        noise = uniform(seeds, self.image_shape)
+        return noise.pin_memory() if self.device.type == "cuda" else noise
+
+    def dequantise(self, images: Tensor, noise: Tensor) -> Tensor:
         """Map uint8 (B, C, H, W) to [-0.5, 0.5): 2^bits levels, uniform noise within a level."""
-        noise = uniform(seeds, tuple(images.shape[1:])).to(images.device, non_blocking=True)
+        noise = noise.to(images.device, non_blocking=True)
         return (self.levels(images) + noise) / 2**self.bits - 0.5
 
     def bits_per_dimension(self, network: nn.Module, x: Tensor) -> Tensor:
@@ -66,7 +71,9 @@ class Likelihood(ClockedModule):
         -(log N(z; 0, I) + log|det dz/dx|) / (n ln 2) + bits: the density of x in [-0.5, 0.5)
         against cells of width 2^-bits.
         """
-        z, log_det = network(x)
+        return self.in_bits(*network(x))
+
+    def in_bits(self, z: Tensor, log_det: Tensor) -> Tensor:
         nats = standard_normal_log_prob(z) + log_det
         return -nats / (z.shape[1] * math.log(2)) + self.bits
 
@@ -76,7 +83,8 @@ class Likelihood(ClockedModule):
         name = self.trainer.datamodule.validation_names[dataloader_idx]  # type: ignore[attr-defined]
         seeds = [seed_from("validate", index) for index in batch["index"].tolist()]
         with torch.autocast(self.device.type, enabled=False):
-            bits = self.bits_per_dimension(self.averaged, self.dequantise(batch["image"], seeds))
+            x = self.dequantise(batch["image"], self.noise(seeds))
+            bits = self.bits_per_dimension(self.averaged, x)
             if batch_idx == 0:
                 self.probe_inverse(name, batch["image"][:PROBED])
         self.log(

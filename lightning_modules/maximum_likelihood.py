@@ -1,5 +1,6 @@
 """Training a flow by maximum likelihood on dequantised images, by gradient."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from core.seeds import normal, seed_from, uniform
 from lightning_modules.clock import warmup_then_decay
 from lightning_modules.likelihood import Likelihood
 from priors.weights import require_same_architecture
+
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class MaximumLikelihood(Likelihood):
@@ -27,6 +30,9 @@ class MaximumLikelihood(Likelihood):
         ema_half_life: images after which an old weight counts half in the average that
             validation, samples and the prior use; None to use the trained weights themselves.
         initialization_images: images that set ActNorm before the first step.
+        cuda_graph: record the encoding and its gradient as a CUDA graph when the run starts, and
+            replay it at every step: a GPU then need not wait for the CPU to launch every operation
+            of a deep flow. For Glow on one GPU, without trainer.accumulate_grad_batches.
         sample_temperature: standard deviation of the latents of the sample grid.
         seed: of dequantisation noise and samples.
     """
@@ -44,6 +50,7 @@ class MaximumLikelihood(Likelihood):
         clip_norm: float | None = 100.0,
         ema_half_life: int | None = None,
         initialization_images: int = 128,
+        cuda_graph: bool = False,
         sample_temperature: float = 0.7,
         seed: int = 0,
     ) -> None:
@@ -59,6 +66,8 @@ class MaximumLikelihood(Likelihood):
             raise ValueError(
                 f"model.initialization_images must be at least 1 image, got {initialization_images}"
             )
+        if cuda_graph and not hasattr(network, "encode"):
+            raise ValueError(f"model.cuda_graph is for Glow, not for {type(network).__name__}")
         self.takes_bfloat16 = getattr(network, "takes_bfloat16", False)  # else all of it would be
         self.learning_rate = learning_rate
         self.betas = betas
@@ -67,6 +76,10 @@ class MaximumLikelihood(Likelihood):
         self.clip_value = clip_value
         self.clip_norm = clip_norm
         self.initialization_images = initialization_images
+        self.cuda_graph = cuda_graph
+        self.recorded: Encode | None = None
+        self._positions = range(0)  # of the batch that comes next
+        self._ahead: tuple[range, Tensor] | None = None  # its noise, once drawn
 
     @torch.no_grad()
     def take_weights(self, network: nn.Module) -> None:
@@ -85,30 +98,76 @@ class MaximumLikelihood(Likelihood):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images = batch["image"]
-        positions = self.clock_positions(len(images))
-        seeds = [seed_from("dequantise", self.seed, position) for position in positions]
-        loss = self.bits_per_dimension(self.network, self.dequantise(images, seeds)).mean()
+        x = self.dequantise(images, self.noise_at(self.clock_positions(len(images))))
+        if self.recorded is None:
+            loss = self.bits_per_dimension(self.network, x).mean()
+        else:
+            z, log_det = self.recorded(x)
+            loss = self.in_bits(z, log_det + self.network.log_det()).mean()  # type: ignore[operator]
         self.log("train/bits_per_dim", loss, prog_bar=True)
         self.advance_clock(len(images))
+        self._positions = self.clock_positions(len(images))
         return loss
 
+    def on_after_backward(self) -> None:
+        """Draw the next batch's noise now, while a GPU is still at work."""
+        self._ahead = (self._positions, self.noise_at(self._positions))
+
+    def noise_at(self, positions: range) -> Tensor:
+        """Give the noise of the images that come at these times of the clock."""
+        if self._ahead is not None and self._ahead[0] == positions:
+            return self._ahead[1]
+        return self.noise([seed_from("dequantise", self.seed, position) for position in positions])
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.network.parameters(), lr=self.learning_rate, betas=self.betas)
+        return torch.optim.Adam(
+            self.network.parameters(), lr=self.learning_rate, betas=self.betas, fused=self.fused
+        )
+
+    @property
+    def fused(self) -> bool | None:
+        """Whether Adam updates all weights in one operation: on a GPU; None for its default."""
+        return self.device.type == "cuda" or None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        for optimizer in checkpoint["optimizer_states"]:
+            for group in optimizer["param_groups"]:
+                group["fused"] = self.fused  # of this machine, not of the checkpoint's
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if not self.network.initialized:
             self.initialize_network()
+        if self.cuda_graph:
+            self.record()
 
     def initialize_network(self) -> None:
         """Set ActNorm from data, the same images on every rank."""
         images = self.trainer.datamodule.first_images(self.initialization_images)  # type: ignore[attr-defined]
         seeds = [seed_from("initialize", self.seed, index) for index in range(len(images))]
-        x = self.dequantise(images.to(self.device), seeds)
+        x = self.dequantise(images.to(self.device), self.noise(seeds))
         self.network.initialize(x)  # type: ignore[operator]
         self.broadcast(self.network)  # GPUs of one kind may still round differently
         if self.average is not None:
             self.average.load_state_dict(self.network.state_dict())
+
+    def record(self) -> None:
+        """Record the encoding of a batch and its gradient, before a loader's thread uses the GPU.
+
+        Raises ValueError where a graph would not be the same training.
+        """
+        trainer: Any = self.trainer
+        if self.device.type != "cuda":
+            raise ValueError(f"model.cuda_graph needs a GPU, and this run is on the {self.device}")
+        if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                "model.cuda_graph is for one GPU and steps of one batch: set trainer.devices and "
+                "trainer.accumulate_grad_batches to 1, or leave it out"
+            )
+        batch = torch.zeros(trainer.datamodule.batch_size, *self.image_shape, device=self.device)
+        with trainer.precision_plugin.forward_context():
+            self.recorded = record_encoding(self.network, batch)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the learning rate, clip, and stop before a bad gradient reaches the weights."""
@@ -132,6 +191,26 @@ class MaximumLikelihood(Likelihood):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.update_average()
+
+
+class Encoding(nn.Module):
+    """A network's `encode` as a module of its own: recording replaces a module's forward."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.encode(x)  # type: ignore[operator]
+
+
+def record_encoding(network: nn.Module, x: Tensor) -> Encode:
+    """Record `network.encode` and its gradient as CUDA graphs, for batches of the shape of x.
+
+    Autocast must not cache the weights it converts.
+    """
+    recorded: Any = torch.cuda.make_graphed_callables(Encoding(network), (x,))
+    return recorded.forward  # not the module, which would be one of the trained ones
 
 
 def require_same_flow(ours: nn.Module, theirs: nn.Module) -> None:

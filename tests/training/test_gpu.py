@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_modules import MaximumLikelihood
+from networks.realnvp import RealNVP
 from tests.conftest import REPOSITORY, TINY
-from tests.helpers import losses, run, saved
+from tests.helpers import losses, refused, run, saved
 
 ON_GPU = ["--trainer.accelerator=gpu", "--recovery.during.problems=[]"]
 ON_GPU += ["--recovery.at_end.problems=[]"]
@@ -25,6 +27,21 @@ def test_steps_on_a_gpu_are_finite_and_near_the_cpus(tiny: list[str], precision:
     gpu = losses(run(tiny, *short, f"--trainer.precision={precision}", "--run.name=gpu"))
     assert gpu.keys() == cpu.keys() and all(map(math.isfinite, gpu.values()))
     assert all(abs(gpu[seen] - cpu[seen]) < 0.05 for seen in cpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_recorded_step_is_the_step_itself(tiny: list[str], precision: str) -> None:
+    def trained(name: str, *options: str) -> dict[int, float]:
+        short = ["--model.total_images=160", f"--trainer.precision={precision}", *ON_GPU]
+        return losses(run(tiny, *short, f"--run.name={name}", *options))
+
+    launched = trained("launched")
+    recorded = trained("recorded", "--model.cuda_graph=true")
+    assert recorded.keys() == launched.keys() and len(recorded) > 2
+    near = 1e-4 if precision == "32-true" else 0.02  # sums in another order
+    assert all(abs(recorded[seen] - launched[seen]) < near for seen in launched)
 
 
 @pytest.mark.gpu
@@ -44,3 +61,14 @@ def test_a_run_on_a_gpu_resumes_where_it_stopped(tmp_path: Path) -> None:
     assert resumed.returncode == 0, resumed.stderr
     assert re.search("^Resuming from .*last.ckpt", resumed.stdout, re.MULTILINE)
     assert saved(tmp_path / "demo")["images_seen"] == seen + 64
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_cuda_graph_needs_a_gpu(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, [*tiny, "--model.cuda_graph=true"])
+    assert "model.cuda_graph needs a GPU, and this run is on the cpu" in said
+
+
+def test_a_cuda_graph_is_for_glow() -> None:
+    with pytest.raises(ValueError, match=r"model\.cuda_graph is for Glow, not for RealNVP"):
+        MaximumLikelihood(RealNVP(latent_dim=6), total_images=1, cuda_graph=True)
