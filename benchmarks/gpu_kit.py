@@ -1,5 +1,6 @@
 """What every part of `python -m benchmarks gpu` is given, and how much work it makes of it."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ class Sizes:
         images: drawn faces to recover.
         evaluations: of a search, for each image.
         batch_size: of training, to begin with.
+        first: share of training's time that finds out how long it can be.
+        longest: seconds of training, at most.
+        reserve: seconds of training's time for its starts and end, and for the export.
         drawn: options of train.py for drawn faces, where there are no prepared sets.
         training: further options of train.py.
         rows: further options of evaluate.py.
@@ -37,6 +41,9 @@ class Sizes:
     images: int
     evaluations: int
     batch_size: int
+    first: float
+    longest: float
+    reserve: float
     drawn: tuple[str, ...]
     training: tuple[str, ...]
     rows: tuple[str, ...]
@@ -46,19 +53,26 @@ FULL = Sizes(
     product=8192,
     convolution=(64, 512, 32),
     networks={
+        "64px, 18 steps, hidden 512": {"image_size": 64, "steps": 18, "levels": 4, "hidden": 512},
         "32px, 12 steps, hidden 128": {
             **{"image_size": 32, "steps": 12, "levels": 3},
             **{"hidden": 128, "last_level_steps": 12},
         },
-        "64px, 18 steps, hidden 512": {"image_size": 64, "steps": 18, "levels": 4, "hidden": 512},
     },
-    batches=(1, 4, 16, 64, 256, 512),
-    seconds=0.7,
+    batches=(1, 4, 16, 64, 256),
+    seconds=0.4,
     images=12,
     evaluations=200,
-    batch_size=64,
-    drawn=("--data.image_size=64", "--data.training_images=16000"),  # seconds to draw, and an epoch
-    training=("--model.warmup_images=6400",),
+    batch_size=128,
+    first=0.15,
+    longest=math.inf,
+    reserve=50.0,
+    drawn=("--data.image_size=64", "--data.training_images=16000"),  # seconds to draw
+    training=(
+        *("--model.learning_rate=7e-4", "--model.betas=[0.9,0.99]", "--model.clip_norm=20"),
+        *("--model.warmup_images=25600", "--model.decay_fraction=0.3", "--data.flip=true"),
+        *("--data.passes=8", "--data.num_workers=8", "--data.window=2"),
+    ),
     rows=("--trials.images=6",),
 )
 TOY = Sizes(
@@ -70,10 +84,13 @@ TOY = Sizes(
     images=1,
     evaluations=8,
     batch_size=8,
+    first=0.5,
+    longest=4.0,
+    reserve=30.0,
     drawn=("--data.image_size=8", "--data.training_images=32", "--data.held_out_images=4"),
     training=(
         *("--model.network.image_size=8", "--model.network.steps=1", "--model.network.levels=2"),
-        *("--model.network.hidden=8", "--model.total_images=64", "--model.warmup_images=16"),
+        *("--model.network.hidden=8", "--model.warmup_images=16"),
         *("--model.ema_half_life=16", "--model.initialization_images=16"),
         *("--trainer.log_every_n_steps=1", "--samples.count=4"),
     ),

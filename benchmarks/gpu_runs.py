@@ -17,7 +17,8 @@ from core.parent import end_with_parent
 from results.rows import read_rows
 
 PIECE = 15 * 2**20  # bytes of a piece of the weights, at most
-RESERVE = 90.0  # seconds of the training's share for its start and end, and for the export
+UNKNOWN = 10**9  # images, of a training whose length is not known yet
+FILLED = 0.93  # of the time that is left, with training; its last epoch's end takes the others
 TIME_IS_UP = 3  # status of train.py stopped by trainer.max_time
 OUT_OF_MEMORY = "out of memory. Lower data.batch_size"  # in what train.py says
 TEST_SET = "celeba-test-12"
@@ -57,7 +58,7 @@ def tests(kit: Kit) -> Result:
     """Run the tests that need a GPU; count passed, failed and skipped ones."""
     files = [str(path) for path in sorted(Path("tests").rglob("test_*.py")) if needs_gpu(path)]
     report = kit.out / "tests.xml"
-    options = ("-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}")
+    options = ("-m", "gpu", "-q", "-n4", "-p", "no:cacheprovider", f"--junitxml={report}")
     status, _ = said("-m", "pytest", *options, *files)
     if status not in (0, 1):  # 1: some have failed
         raise RuntimeError(f"pytest ended with status {status}")
@@ -85,26 +86,29 @@ def needs_gpu(path: Path) -> bool:
 
 
 def training(kit: Kit) -> Result:
-    """Train the paper's 64px Glow for the minutes there are; export it, its weights in pieces."""
-    run, batch_size = kit.out / "runs" / "kit", kit.sizes.batch_size
-    before = images_seen(run)
-    status, text = said(*train_command(kit, batch_size))
-    while status and OUT_OF_MEMORY in text and batch_size > 1:
-        batch_size //= 2
-        print(f"out of memory: now with batches of {batch_size}", flush=True)
-        status, text = said(*train_command(kit, batch_size))
-    if status not in (0, TIME_IS_UP):
-        raise RuntimeError(f"train.py ended with status {status}")
-    seconds = time.time() - (run / "config.yaml").stat().st_mtime  # written as training starts
+    """Train the paper's 64px Glow for the minutes there are; export it, its weights in pieces.
+
+    A first start finds out how many images there is time for, so that the rate decays to 0 in time.
+    """
+    run, began = kit.out / "runs" / "kit", time.monotonic()
+    before, seconds = images_seen(run), kit.sizes.first * seconds_to_train(kit)
+    graph, batch_size = train(
+        kit, seconds, UNKNOWN, kit.device.type == "cuda", kit.sizes.batch_size
+    )
+    rate = (images_seen(run) - before) / seconds
+    seconds = seconds_to_train(kit)
+    train(kit, seconds, images_seen(run) + round(FILLED * seconds * rate), graph, batch_size)
+    seconds = time.monotonic() - began
     half = export(run, kit.out / "kit")
     record = json.loads((kit.out / "kit" / "prior.json").read_text())
-    seen = record["images_seen"]
     return {
         "data": training_set(kit.sets()) if kit.sets() else "drawn faces",
         "begun_from": record["begun_from"],
         "batch_size": batch_size,
-        "images_seen": seen,
-        "images_per_second": (seen - before) / seconds,
+        "cuda_graph": graph,
+        "images_seen": record["images_seen"],
+        "images_per_second": rate,
+        "seconds_of_training": seconds,
         "bits_per_dim": record["bits_per_dim"],
         "curve": curve(run),
         "precision": "float16" if half else "float32",
@@ -113,17 +117,46 @@ def training(kit: Kit) -> Result:
     }
 
 
-def train_command(kit: Kit, batch_size: int) -> list[str]:
-    minutes, seconds = divmod(max(10, round(kit.seconds_left - RESERVE)), 60)
+def seconds_to_train(kit: Kit) -> float:
+    return max(2.0, min(kit.sizes.longest, kit.seconds_left - kit.sizes.reserve))
+
+
+def train(
+    kit: Kit, seconds: float, total_images: int, graph: bool, batch_size: int
+) -> tuple[bool, int]:
+    """Train until the time or the images are over, with a CUDA graph or, if that fails, without.
+
+    Returns whether with one, and the batch size, halved until it fits. Raises RuntimeError if
+    training fails otherwise.
+    """
+    status, text = said(*train_command(kit, seconds, total_images, graph, batch_size))
+    while status not in (0, TIME_IS_UP):
+        if OUT_OF_MEMORY in text and batch_size > 1:
+            batch_size //= 2
+            print(f"out of memory: now with batches of {batch_size}", flush=True)
+        elif graph:
+            graph = False
+            print("failed: now without a CUDA graph", flush=True)
+        else:
+            raise RuntimeError(f"train.py ended with status {status}")
+        status, text = said(*train_command(kit, seconds, total_images, graph, batch_size))
+    return graph, batch_size
+
+
+def train_command(
+    kit: Kit, seconds: float, total_images: int, graph: bool, batch_size: int
+) -> list[str]:
+    minutes, left = divmod(max(1, round(seconds)), 60)
     command = [
         *("train.py", "fit", "--config=configs/glow_celebahq64.yaml"),
         *("--run.name=kit", f"--run.root={kit.out / 'runs'}", "--run.wandb=disabled"),
         "--run.accept_changes=true",  # a smaller batch than of a start that was cut off
-        f"--trainer.max_time=00:{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}",
+        f"--trainer.max_time=00:{minutes // 60:02d}:{minutes % 60:02d}:{left:02d}",
         *("--trainer.precision=bf16-mixed", "--trainer.enable_progress_bar=false"),
+        f"--model.cuda_graph={graph}",
         *("--recovery.during.problems=[]", "--recovery.at_end.problems=[]"),
         *("--checkpoints.every_minutes=2", *data_options(kit), f"--data.batch_size={batch_size}"),
-        *kit.sizes.training,
+        *(f"--model.total_images={total_images}", *kit.sizes.training),
     ]
     return command + ([f"--run.begin_from={kit.weights64}"] if kit.weights64 else [])
 

@@ -1,7 +1,7 @@
 """How fast a device multiplies, trains, decodes and recovers, in each precision it has.
 
 float32 is without TF32; bf16 and fp16 are the coupling networks' alone, by autocast, as training
-has them. Products are of that type throughout.
+has them. A CUDA graph is `model.cuda_graph`. Products are of that type throughout.
 """
 
 import json
@@ -19,6 +19,7 @@ from benchmarks.networks import load_prior, perturbed
 from benchmarks.training import step
 from core.errors import out_of_memory
 from datamodules.procedural import faces
+from lightning_modules.maximum_likelihood import record_encoding
 from networks.glow import FoldedGlow, Glow
 from priors.prior import FlowPrior
 from recovery.latent_search import LatentSearch
@@ -27,7 +28,8 @@ from recovery.operators import GaussianSensing
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("float32", "TF32", *HALVES)
-TRAINED = ("float32", "TF32", "bf16")  # fp16 would need its loss scaled
+GRAPH = "bf16, CUDA graph"  # model.cuda_graph
+TRAINED = ("float32", "TF32", "bf16", GRAPH)  # fp16 would need its loss scaled
 CLOSE = 0.05  # dB
 COARSE = 0.5  # of a search's evaluations in bf16 or fp16; the others finish it in float32
 FRACTIONS = {"cs-10%": 0.1, "cs-50%": 0.5}  # of n
@@ -108,20 +110,26 @@ def steps(kit: Kit) -> Result:
         glow = Glow(**options)
         glow.initialize(faces(range(16), image_size=glow.image_shape[-1]).float() / 255 - 0.5)
         perturbed(glow, 0.001).to(kit.device)
-        works = [("train", precision, trains(glow, precision)) for precision in TRAINED]
+        trained = TRAINED if kit.device.type == "cuda" else TRAINED[:-1]
+        works = [("train", precision, trains(glow, precision)) for precision in trained]
         frozen = glow.frozen()
         works += [("decode", precision, decodes(frozen, precision)) for precision in PRECISIONS]
+        flops = {  # of an image
+            "train": flops_of(trains(glow, "float32")(1, kit.device)),
+            "decode": flops_of(decodes(frozen, "float32")(1, kit.device)),
+        }
         for what, precision, work in works:
             set_tf32(precision)
             case = {"network": name, "what": what, "precision": precision}
-            peak = max(peaks.get(precision, {"": 0.0}).values())
-            rows += [case | row for row in by_batch(work, kit, peak)]
+            peak = max(peaks.get("bf16" if precision == GRAPH else precision, {"": 0.0}).values())
+            rows += [case | row for row in by_batch(work, flops[what], kit, peak)]
     return {"cases": rows}
 
 
-def by_batch(work: Callable[[int, torch.device], Call], kit: Kit, peak: float) -> Iterator[Result]:
+def by_batch(
+    work: Callable[[int, torch.device], Call], flops: int, kit: Kit, peak: float
+) -> Iterator[Result]:
     """Time one kind of work at each batch, until memory or the part's minutes end."""
-    flops = flops_of(work(1, kit.device))  # of an image
     for batch in kit.sizes.batches:
         if kit.seconds_left < 10 * kit.sizes.seconds:
             yield {"batch": batch, "failed": "no time left"}
@@ -153,7 +161,17 @@ def trains(glow: Glow, precision: str) -> Callable[[int, torch.device], Call]:
             return glow(x)
 
     def work(batch: int, device: torch.device) -> Call:
-        return step(glow, forward, torch.rand(batch, *glow.image_shape, device=device) - 0.5)
+        x = torch.rand(batch, *glow.image_shape, device=device) - 0.5
+        if precision != GRAPH:
+            return step(glow, forward, x)
+        with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+            encode = record_encoding(glow, x)
+
+        def replay(glow: Glow, x: Tensor) -> tuple[Tensor, Tensor]:
+            z, log_det = encode(x)
+            return z, log_det + glow.log_det()
+
+        return step(glow, replay, x)
 
     return work
 
