@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from core.checks import require_above, require_at_least
 from core.seeds import seed_from
 from priors.prior import Prior
 from recovery.descent import descend
@@ -65,13 +66,9 @@ class Csgm(PriorBased):
         seed: int = 0,
         batch_size: int = 64,
     ) -> None:
-        if gamma < 0:
-            raise ValueError(f"gamma must be at least 0, got {gamma}")
-        for name, count in (("steps", steps), ("restarts", restarts), ("batch_size", batch_size)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
+        require_at_least(0, gamma=gamma)
+        require_at_least(1, steps=steps, restarts=restarts, batch_size=batch_size)
+        require_above(0, learning_rate=learning_rate)
         super().__init__()
         self.prior = prior
         self.gamma = gamma

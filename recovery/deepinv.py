@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from core.checks import require_above, require_at_least
 from core.seeds import seed_from
 from recovery.linear import norm_squared
 from recovery.methods import (
@@ -105,10 +106,8 @@ class TotalVariation(PriorFree):
         self, weight: float = 0.01, iterations: int = 500, tolerance: float = 1e-5
     ) -> None:
         super().__init__()
-        if not weight > 0:
-            raise ValueError(f"weight must be above 0, got {weight}")
-        if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {iterations}")
+        require_above(0, weight=weight)
+        require_at_least(1, iterations=iterations)
         self.weight = weight
         self.iterations = iterations
         self.tolerance = tolerance

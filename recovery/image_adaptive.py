@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from core.checks import require_at_least
 from priors.prior import GanPrior, Prior
 from recovery.csgm import Csgm, generator_surgery, iagan_stage_1
 from recovery.descent import descend
@@ -71,9 +72,7 @@ class ImageAdaptive(PriorBased):
                 f"image-adaptive recovery adapts a generator's weights, which {prior.name} does "
                 "not hand out: use it with a GAN prior"
             )
-        for name, count in (("steps", steps), ("batch_size", batch_size)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+        require_at_least(1, steps=steps, batch_size=batch_size)
         super().__init__()
         self.prior = prior
         self.gamma = gamma

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from core.checks import require_above, require_at_least
 from priors.prior import FlowPrior, Prior
 from recovery.gaussian_posterior import gaussian_of, posterior_of, typical_of
 from recovery.latent_search import LatentSearch
@@ -87,20 +88,10 @@ class ImageSearch(PriorBased):
         batch_size: int = 32,
     ) -> None:
         require_encoder("a search among images", prior)
-        for name, number in (("weight", weight), ("temperature", temperature)):
-            if number is not None and not number > 0:
-                raise ValueError(f"{name} must be above 0, got {number}")
-        for name, count, least in (
-            ("evaluations", evaluations, 1),
-            ("latent_evaluations", latent_evaluations, 0),
-            ("history", history, 1),
-            ("samples", samples, 2),
-            ("batch_size", batch_size, 1),
-        ):
-            if count < least:
-                raise ValueError(f"{name} must be at least {least}, got {count}")
-        if sigma is not None and not sigma >= 0:
-            raise ValueError(f"sigma must be at least 0, got {sigma}")
+        require_above(0, weight=weight, temperature=temperature)
+        require_at_least(1, evaluations=evaluations, history=history, batch_size=batch_size)
+        require_at_least(0, latent_evaluations=latent_evaluations, sigma=sigma)
+        require_at_least(2, samples=samples)
         super().__init__()
         self.prior = prior  # type: ignore[assignment]
         self.gamma = gamma

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from core.checks import require_above, require_at_least
 from recovery.linear import norm_squared
 from recovery.methods import (
     PriorFree,
@@ -143,11 +144,8 @@ class Lasso(PriorFree):
         super().__init__()
         if basis not in BASES:
             raise ValueError(f"basis must be dct or haar, got {basis!r}")
-        if not weight > 0:
-            raise ValueError(f"weight must be above 0, got {weight}")
-        for name, count in (("steps", steps), ("batch_size", batch_size)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+        require_above(0, weight=weight)
+        require_at_least(1, steps=steps, batch_size=batch_size)
         self.basis = basis
         self.weight = weight
         self.tolerance = tolerance

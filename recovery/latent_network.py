@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.checks import require_above, require_at_least
 from core.pyramid import pyramid_distance
 from priors.prior import Prior
 from recovery.descent import descend
@@ -59,11 +60,8 @@ class LatentNetworkFit(PriorBased):
                 f"this fits the weights of a latent network, which {prior.name} does not have: use "
                 "it with a latent convolutional model"
             )
-        for name, count in (("steps", steps), ("batch_size", batch_size)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
+        require_at_least(1, steps=steps, batch_size=batch_size)
+        require_above(0, learning_rate=learning_rate)
         super().__init__()
         self.prior = prior
         self.network = network

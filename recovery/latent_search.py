@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from core.checks import require_at_least
 from core.seeds import seed_from
 from priors.prior import Prior
 from recovery.lbfgs import minimise
@@ -58,12 +59,8 @@ class LatentSearch(PriorBased):
         seed: int = 0,
         batch_size: int = 32,
     ) -> None:
-        if gamma < 0:
-            raise ValueError(f"gamma must be at least 0, got {gamma}")
-        counts = (("evaluations", evaluations), ("history", history), ("batch_size", batch_size))
-        for name, count in counts:
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+        require_at_least(0, gamma=gamma)
+        require_at_least(1, evaluations=evaluations, history=history, batch_size=batch_size)
         super().__init__()
         self.prior = prior
         self.gamma = gamma

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from core.checks import require_at_least
 from core.seeds import generator
 from recovery.methods import (
     PriorFree,
@@ -110,8 +111,7 @@ class PseudoInverse(PriorFree):
 
     def __init__(self, iterations: int = 100, tolerance: float = 1e-4) -> None:
         super().__init__()
-        if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {iterations}")
+        require_at_least(1, iterations=iterations)
         self.iterations = iterations
         self.tolerance = tolerance
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from core.checks import require_at_least
 from core.kept import Kept
 from priors.prior import FlowPrior, Prior
 from recovery.linear import conjugate_gradients, linear_recovery
@@ -69,10 +70,8 @@ class Wiener(PriorBased):
                 f"a Wiener filter needs the prior of a linear flow (networks.linear_flow), and "
                 f"{prior.name} is not one"
             )
-        if sigma is not None and not sigma >= 0:
-            raise ValueError(f"sigma must be at least 0, got {sigma}")
-        if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {iterations}")
+        require_at_least(0, sigma=sigma)
+        require_at_least(1, iterations=iterations)
         self.prior = prior
         self._gaussian = network
         self.sigma = sigma

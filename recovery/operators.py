@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from core.checks import require_at_least
 from core.seeds import generator, normal, seed_from
 
 ImageShape = tuple[int, int, int]
@@ -37,8 +38,7 @@ class Operator(nn.Module):
 
     def __init__(self, image_shape: ImageShape, sigma: float, seed: int) -> None:
         super().__init__()
-        if not sigma >= 0:
-            raise ValueError(f"sigma must be at least 0, got {sigma}")
+        require_at_least(0, sigma=sigma)
         self.image_shape = image_shape
         self.sigma = sigma
         self.seed = seed
@@ -128,8 +128,7 @@ class GaussianSensing(Operator):
         count = round(m * n) if isinstance(m, float) and m <= 1 else int(m)
         if count < 1 or (m > 1 and count != m):
             raise ValueError(f"m must be a count or a fraction of n = {n}, at least 1: got {m}")
-        if not noise_norm >= 0:
-            raise ValueError(f"noise_norm must be at least 0, got {noise_norm}")
+        require_at_least(0, noise_norm=noise_norm)
         super().__init__(image_shape, noise_norm / math.sqrt(count), seed)
         self.m = count
         self._drawn: Tensor | None = None

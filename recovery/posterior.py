@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from core.checks import require_above
 from core.seeds import normal, seed_from
 from priors.prior import Prior
 from recovery.latent_search import LatentSearch
@@ -72,8 +73,7 @@ class PosteriorSamples(LatentSearch):
     ) -> None:
         if samples < 2 or samples % 2:
             raise ValueError(f"samples must be an even number from 2 on, got {samples}")
-        if not tau > 0:
-            raise ValueError(f"tau must be above 0, got {tau}")
+        require_above(0, tau=tau)
         super().__init__(
             prior,
             gamma,

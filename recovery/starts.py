@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.checks import require_at_least
 from core.seeds import normal
 from recovery.methods import PriorFree
 from recovery.operators import Operator
@@ -36,8 +37,7 @@ class Normal(Start):
     std: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.std >= 0:
-            raise ValueError(f"std must be at least 0, got {self.std}")
+        require_at_least(0, std=self.std)
 
     def __call__(self, prior: Any, y: Tensor, operator: Operator, seeds: Sequence[int]) -> Tensor:
         return prior.initial_latent(list(seeds), self.std)
@@ -54,8 +54,7 @@ class OnSphere(Start):
     radius: float
 
     def __post_init__(self) -> None:
-        if not self.radius >= 0:
-            raise ValueError(f"radius must be at least 0, got {self.radius}")
+        require_at_least(0, radius=self.radius)
 
     def __call__(self, prior: Any, y: Tensor, operator: Operator, seeds: Sequence[int]) -> Tensor:
         directions = normal(seeds, (prior.latent_dim,))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from core.checks import require_above, require_at_least
 from core.seeds import generator, seed_from
 from recovery.descent import descend
 from recovery.methods import (
@@ -75,13 +76,9 @@ class Untrained(PriorFree):
         batch_size: int = 32,
     ) -> None:
         super().__init__()
-        for name, count in (("steps", steps), ("batch_size", batch_size)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {learning_rate}")
-        if not input_noise >= 0:
-            raise ValueError(f"input_noise must be at least 0, got {input_noise}")
+        require_at_least(1, steps=steps, batch_size=batch_size)
+        require_above(0, learning_rate=learning_rate)
+        require_at_least(0, input_noise=input_noise)
         self.network = network
         self.steps = steps
         self.learning_rate = learning_rate
