@@ -23,6 +23,7 @@ NAMES = (
     "bm3d",
     "deep-decoder",
     "loader",
+    "memory",
     "faults",
     "gpu",
     "pack",
