@@ -71,7 +71,7 @@ FULL = Sizes(
     training=(
         *("--model.learning_rate=7e-4", "--model.betas=[0.9,0.99]", "--model.clip_norm=20"),
         *("--model.warmup_images=25600", "--model.decay_fraction=0.3", "--data.flip=true"),
-        *("--data.passes=8", "--data.num_workers=8", "--data.window=2"),
+        "--data.passes=8",
     ),
     rows=("--trials.images=6",),
 )

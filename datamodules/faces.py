@@ -39,8 +39,8 @@ class FaceDataModule(pl.LightningDataModule):
         num_workers: loader processes per rank.
         validation_batch_size: held-out images evaluated at once.
         channels: 3 for RGB, 1 for grey.
-        passes: over the training images that make an epoch. Several, where one is over before what
-            follows an epoch: validation, samples, a checkpoint, recovery.
+        passes: over the training images in an epoch. Take several where one takes less time than
+            what follows an epoch: validation, samples, a checkpoint, recovery.
     """
 
     train_images: ImageShards
@@ -182,8 +182,15 @@ class ShardedFaces(FaceDataModule):
         passes: int = 1,
     ) -> None:
         super().__init__(
-            *(image_size, batch_size, seed, flip, window, num_workers),
-            *(validation_batch_size, channels, passes),
+            image_size=image_size,
+            batch_size=batch_size,
+            seed=seed,
+            flip=flip,
+            window=window,
+            num_workers=num_workers,
+            validation_batch_size=validation_batch_size,
+            channels=channels,
+            passes=passes,
         )
         names = [train, *in_distribution, *out_of_distribution]
         repeated = [name for name in names if names.count(name) > 1]
@@ -267,10 +274,10 @@ class ProceduralFaces(FaceDataModule):
         passes: int = 1,
     ) -> None:
         super().__init__(
-            image_size,
-            batch_size,
-            seed,
-            flip,
+            image_size=image_size,
+            batch_size=batch_size,
+            seed=seed,
+            flip=flip,
             window=1,
             num_workers=0,
             validation_batch_size=validation_batch_size,

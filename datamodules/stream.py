@@ -31,10 +31,10 @@ class ImageShards(Protocol):
 
 
 def pass_order(
-    shard_sizes: Sequence[int], seed: int, number: int, window: int
+    shard_sizes: Sequence[int], seed: int, pass_index: int, window: int
 ) -> list[tuple[list[int], NDArray[np.int64]]]:
     """Order a pass, by windows: (shards read together, their images' global indices in order)."""
-    rng = np.random.default_rng([seed, number])
+    rng = np.random.default_rng([seed, pass_index])
     first = np.concatenate([[0], np.cumsum(shard_sizes)])
     shards = rng.permutation(len(shard_sizes)).tolist()
     windows = []
@@ -106,18 +106,18 @@ class TrainingStream(IterableDataset[dict[str, Tensor]]):
         first, step = divmod(self.images_seen // self.global_batch, self.steps_per_pass)
         worker = get_worker_info()
         turn, count = (worker.id, worker.num_workers) if worker else (0, 1)
-        for number in range(first, self.passes * (first // self.passes + 1)):
-            yield from self.batches(number, range(step + turn, self.steps_per_pass, count))
+        for pass_index in range(first, self.passes * (first // self.passes + 1)):
+            yield from self.batches(pass_index, range(step + turn, self.steps_per_pass, count))
             turn = (turn - (self.steps_per_pass - step)) % count  # until its next batch
             step = 0
 
-    def batches(self, number: int, steps: range) -> Iterator[dict[str, Tensor]]:
+    def batches(self, pass_index: int, steps: range) -> Iterator[dict[str, Tensor]]:
         """Yield this rank's batches of some steps of a pass."""
-        windows = pass_order(self.images.shard_sizes, self.seed, number, self.window)
+        windows = pass_order(self.images.shard_sizes, self.seed, pass_index, self.window)
         order = np.concatenate([images for _, images in windows])
         order = order[: self.steps_per_pass * self.global_batch]
         shares = order.reshape(self.steps_per_pass, self.world_size, self.batch_size)
-        flips = np.random.default_rng([self.seed, number, 1]).integers(0, 2, self.total)
+        flips = np.random.default_rng([self.seed, pass_index, 1]).integers(0, 2, self.total)
         pending = deque(shares[steps.start : steps.stop : steps.step, self.rank].tolist())
         encoded: dict[int, Any] = {}
         for shards, images in windows:

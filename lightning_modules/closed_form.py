@@ -19,7 +19,7 @@ class ClosedForm(Likelihood):
 
     Args:
         network: its size and rank.
-        total_images: images to sum over; those of one epoch are all there is to learn.
+        total_images: images to sum over; those of one pass are all there is to learn.
         bits: images have 2^bits levels before dequantisation. The covariance includes that of
             uniform noise within a level, 4^-bits / 12 I, in closed form.
         mirror: count every image's mirror image too.

@@ -126,14 +126,14 @@ class MaximumLikelihood(Likelihood):
 
     @property
     def fused(self) -> bool | None:
-        """Whether Adam updates all weights in one operation: on a GPU; None for its default."""
-        return self.device.type == "cuda" or None
+        """Whether Adam updates all weights in one operation; None for its default, off a GPU."""
+        return True if self.trainer.strategy.root_device.type == "cuda" else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         for optimizer in checkpoint["optimizer_states"]:
             for group in optimizer["param_groups"]:
-                group["fused"] = self.fused  # of this machine, not of the checkpoint's
+                group["fused"] = self.fused  # as this machine does, not the checkpoint's
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -160,6 +160,11 @@ class MaximumLikelihood(Likelihood):
         trainer: Any = self.trainer
         if self.device.type != "cuda":
             raise ValueError(f"model.cuda_graph needs a GPU, and this run is on the {self.device}")
+        if getattr(self.network, "recompute", False):
+            raise ValueError(
+                "model.cuda_graph records no step that is computed again: set "
+                "model.network.recompute to false, or leave one of the two out"
+            )
         if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1:
             raise ValueError(
                 "model.cuda_graph is for one GPU and steps of one batch: set trainer.devices and "
@@ -210,7 +215,7 @@ def record_encoding(network: nn.Module, x: Tensor) -> Encode:
     Autocast must not cache the weights it converts.
     """
     recorded: Any = torch.cuda.make_graphed_callables(Encoding(network), (x,))
-    return recorded.forward  # not the module, which would be one of the trained ones
+    return lambda x: recorded(x)  # not a module: it would be one of those that are trained
 
 
 def require_same_flow(ours: nn.Module, theirs: nn.Module) -> None:

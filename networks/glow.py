@@ -69,8 +69,8 @@ class Affine(NamedTuple):
     def to(self, dtype: torch.dtype) -> "Affine":
         return Affine(self.weight.to(dtype), self.bias.to(dtype))
 
-    def detached(self) -> "Affine":
-        weight = self.weight.detach().clone(memory_format=_layout(self.weight))
+    def detached(self, layout: torch.memory_format) -> "Affine":
+        weight = self.weight.detach().clone(memory_format=layout)
         return Affine(weight, self.bias.detach().clone())
 
 
@@ -193,9 +193,9 @@ class FoldedStep:
         matrix, scale, bias = (t.to(dtype) for t in (self.matrix, self.scale, self.bias))
         return FoldedStep(matrix, scale, bias, (conv1, conv2, conv3), self.stability)
 
-    def detached(self) -> "FoldedStep":
-        """Copy it without gradients, with all weight-only work done."""
-        conv1, conv2, conv3 = (conv.detached() for conv in self.net)
+    def detached(self, layout: torch.memory_format) -> "FoldedStep":
+        """Copy it without gradients, with all weight-only work done and weights laid out so."""
+        conv1, conv2, conv3 = (conv.detached(layout) for conv in self.net)
         matrix, scale, bias = (t.detach().clone() for t in (self.matrix, self.scale, self.bias))
         step = FoldedStep(matrix, scale, bias, (conv1, conv2, conv3), self.stability)
         _ = step.inverse_mix  # now, not in the middle of a search
@@ -278,12 +278,17 @@ class FoldedGlow:
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], steps: list[list[FoldedStep]], recompute: bool
+        self,
+        image_shape: tuple[int, int, int],
+        steps: list[list[FoldedStep]],
+        recompute: bool,
+        layout: torch.memory_format = torch.channels_last,
     ) -> None:
         self.image_shape = image_shape
         self.latent_dim = math.prod(image_shape)
         self.steps = steps
         self.recompute = recompute
+        self.layout = layout  # of images, as of the weights
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) in [-0.5, 0.5] -> z (B, n), log_det (B,) in nats."""
@@ -303,7 +308,7 @@ class FoldedGlow:
         _check_shape(x, self.image_shape)
         latents, log_det = [], x.new_zeros(len(x))
         for level, steps in enumerate(self.steps):
-            x = _squeeze(x)
+            x = _squeeze(x, self.layout)
             for step in steps:
                 x, step_log_det = self._run(step.forward, x)
                 log_det = log_det + step_log_det
@@ -322,7 +327,7 @@ class FoldedGlow:
         for level, steps in reversed(list(enumerate(self.steps))):
             if level < len(self.steps) - 1:
                 x = torch.cat([x, latents.pop()], dim=1)
-            x = x.contiguous(memory_format=_layout(x))
+            x = x.contiguous(memory_format=self.layout)
             for step in reversed(steps):
                 x = self._run(step.inverse, x)
             x = F.pixel_shuffle(x, 2)
@@ -331,11 +336,11 @@ class FoldedGlow:
     def to(self, dtype: torch.dtype) -> "FoldedGlow":
         """Convert the weights to another precision, and compute what they determine anew in it."""
         steps = [[step.to(dtype) for step in level] for level in self.steps]
-        return FoldedGlow(self.image_shape, steps, self.recompute)
+        return FoldedGlow(self.image_shape, steps, self.recompute, self.layout)
 
     def _run(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(function, x, use_reentrant=False)
+            return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
         return function(x)
 
 
@@ -422,10 +427,18 @@ class Glow(nn.Module):
 
     @torch.no_grad()
     def frozen(self) -> FoldedGlow:
-        """Take a snapshot for recovery: no gradients to the weights, all weight-only work done."""
+        """Take a snapshot for recovery: no gradients to the weights, all weight-only work done.
+
+        Of images and weights with planes apart for float32 on a GPU, whose convolutions are faster
+        so (docs/gpu.md); channels last on a CPU and for 16 bits, under autocast.
+        """
+        apart = self.initialized.is_cuda and not torch.is_autocast_enabled("cuda")
+        layout = torch.contiguous_format if apart else torch.channels_last
         with _full_precision(self.initialized):
-            steps = [[step.detached() for step in level] for level in self.fold().steps]
-        return FoldedGlow(self.image_shape, steps, self.recompute)
+            steps = [[step.detached(layout) for step in level] for level in self.fold().steps]
+            folded = FoldedGlow(self.image_shape, steps, self.recompute, layout)
+            _ = folded.log_det  # now, not in the middle of a search
+        return folded
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
@@ -438,7 +451,7 @@ class Glow(nn.Module):
         _check_shape(images, self.image_shape)
         x = images
         for index, level in enumerate(self._levels()):
-            x = _squeeze(x)
+            x = _squeeze(x, torch.channels_last)
             for step in level:
                 x = step.initialize(x)
             if index < len(self.levels) - 1:
@@ -450,9 +463,9 @@ class Glow(nn.Module):
             yield [step for step in level.children() if isinstance(step, FlowStep)]
 
 
-def _squeeze(x: Tensor) -> Tensor:
+def _squeeze(x: Tensor, layout: torch.memory_format) -> Tensor:
     """Move space to depth: (B, C, H, W) -> (B, 4C, H/2, W/2); output channel 4 c + 2 dy + dx."""
-    return F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
+    return F.pixel_unshuffle(x, 2).contiguous(memory_format=layout)
 
 
 def _latent_shapes(image_shape: tuple[int, int, int], levels: int) -> list[tuple[int, int, int]]:
@@ -460,15 +473,6 @@ def _latent_shapes(image_shape: tuple[int, int, int], levels: int) -> list[tuple
     channels, height, width = image_shape
     shapes = [(channels * 2**k, height >> k, width >> k) for k in range(1, levels)]
     return [*shapes, (channels * 2 ** (levels + 1), height >> levels, width >> levels)]
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    """Choose how decoding lays out images and weights: channels last, but for float32 on a GPU.
-
-    Whose float32 convolutions without TF32 are faster plane by plane (docs/gpu.md).
-    """
-    plane_by_plane = x.is_cuda and not torch.is_autocast_enabled("cuda")
-    return torch.contiguous_format if plane_by_plane else torch.channels_last
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[object]:

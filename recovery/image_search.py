@@ -88,9 +88,13 @@ class ImageSearch(PriorBased):
         batch_size: int = 32,
     ) -> None:
         require_encoder("a search among images", prior)
-        require_above(0, weight=weight, temperature=temperature)
+        require_above(0, temperature=temperature)
+        if weight is not None:
+            require_above(0, weight=weight)
         require_at_least(1, evaluations=evaluations, history=history, batch_size=batch_size)
-        require_at_least(0, latent_evaluations=latent_evaluations, sigma=sigma)
+        require_at_least(0, latent_evaluations=latent_evaluations)
+        if sigma is not None:
+            require_at_least(0, sigma=sigma)
         require_at_least(2, samples=samples)
         super().__init__()
         self.prior = prior  # type: ignore[assignment]

@@ -70,7 +70,8 @@ class Wiener(PriorBased):
                 f"a Wiener filter needs the prior of a linear flow (networks.linear_flow), and "
                 f"{prior.name} is not one"
             )
-        require_at_least(0, sigma=sigma)
+        if sigma is not None:
+            require_at_least(0, sigma=sigma)
         require_at_least(1, iterations=iterations)
         self.prior = prior
         self._gaussian = network

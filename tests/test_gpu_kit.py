@@ -7,6 +7,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +16,8 @@ import torch
 import yaml
 
 from benchmarks import gpu, pack
-from benchmarks.gpu_runs import UNKNOWN
+from benchmarks.gpu_kit import FULL, Kit
+from benchmarks.gpu_runs import UNKNOWN, train_command
 from datamodules.procedural import faces
 from datamodules.shards import ShardIndex
 from tests.conftest import REPOSITORY
@@ -89,6 +91,22 @@ def test_a_part_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     gpu.start("products", 0.2, options_of(gpu, "--toy", f"--out={tmp_path}"))
     assert not results(tmp_path)
     assert "its share of the minutes" in (tmp_path / "products.log").read_text()
+
+
+@pytest.mark.parametrize("sets", [["celeba-train", "celeba-val", "ffhq-val"], []])
+def test_the_training_of_full_size_is_one_that_train_py_takes(
+    sets: list[str], tmp_path: Path
+) -> None:
+    for name in sets:
+        (tmp_path / "64px" / name).mkdir(parents=True)
+        (tmp_path / "64px" / name / "index.json").touch()
+    kit = Kit(tmp_path / "out", tmp_path, "", None, FULL, torch.device("cuda"), time.monotonic())
+    command = [sys.executable, *train_command(kit, 60.0, 1000, True, 64), "--print_config"]
+    shown = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    config = yaml.safe_load(shown.stdout)
+    assert config["model"]["init_args"]["cuda_graph"] and config["data"]["init_args"]["passes"] == 8
+    assert config["data"]["init_args"].get("train", "") == "".join(sets[:1])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -27,6 +27,7 @@ CHANGEABLE = (
     "ckpt_path",
     "weights_only",
     "model.init_args.total_images",
+    "model.init_args.cuda_graph",
     "data.init_args.batch_size",  # and devices, and accumulate_grad_batches: see require_same_batch
     "data.init_args.root",
     "data.init_args.overlap",

@@ -1,18 +1,23 @@
 """Training on a GPU: in both precisions, and from where it stopped."""
 
+import gc
 import math
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from lightning_modules import MaximumLikelihood
+from lightning_modules.maximum_likelihood import record_encoding
 from networks.realnvp import RealNVP
 from tests.conftest import REPOSITORY, TINY
 from tests.helpers import losses, refused, run, saved
+from tests.made import small
 
 ON_GPU = ["--trainer.accelerator=gpu", "--recovery.during.problems=[]"]
 ON_GPU += ["--recovery.at_end.problems=[]"]
@@ -57,10 +62,13 @@ def test_a_run_on_a_gpu_resumes_where_it_stopped(tmp_path: Path) -> None:
     assert stopped.returncode == 3, stopped.stderr
     seen = saved(tmp_path / "demo")["images_seen"]
     assert seen > 0
+    assert saved(tmp_path / "demo")["optimizer_states"][0]["param_groups"][0]["fused"]
     resumed = train(f"--model.total_images={seen + 64}")
     assert resumed.returncode == 0, resumed.stderr
     assert re.search("^Resuming from .*last.ckpt", resumed.stdout, re.MULTILINE)
-    assert saved(tmp_path / "demo")["images_seen"] == seen + 64
+    again = saved(tmp_path / "demo")
+    assert again["images_seen"] == seen + 64
+    assert again["optimizer_states"][0]["param_groups"][0]["fused"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -72,3 +80,22 @@ def test_a_cuda_graph_needs_a_gpu(tiny: list[str], capsys: pytest.CaptureFixture
 def test_a_cuda_graph_is_for_glow() -> None:
     with pytest.raises(ValueError, match=r"model\.cuda_graph is for Glow, not for RealNVP"):
         MaximumLikelihood(RealNVP(latent_dim=6), total_images=1, cuda_graph=True)
+
+
+def test_what_was_recorded_outlives_its_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    def recording(module: torch.nn.Module, sample: tuple[Tensor, ...]) -> torch.nn.Module:
+        kept, encode = weakref.ref(module), module.forward
+
+        def replay(x: Tensor) -> tuple[Tensor, Tensor]:
+            assert kept() is not None, "the graphed module has been freed"  # as torch 2.15 says
+            return encode(x)  # type: ignore[no-any-return]
+
+        module.forward = replay
+        return module
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", recording)
+    network = small()
+    x = torch.rand(2, *network.image_shape) - 0.5
+    recorded = record_encoding(network, x)
+    gc.collect()
+    assert torch.equal(recorded(x)[0], network(x)[0])
