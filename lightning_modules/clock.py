@@ -98,6 +98,9 @@ class ClockedModule(pl.LightningModule):
         """
         raise ValueError(f"{type(self).__name__} cannot begin from a prior's weights alone")
 
+    def require_trainer(self, trainer: pl.Trainer) -> None:
+        """Raise ValueError, before any data is read, if this trainer cannot train this module."""
+
     # --- the clock -------------------------------------------------------------------------
 
     def clock_positions(self, batch_size: int) -> range:

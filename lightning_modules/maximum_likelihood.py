@@ -152,14 +152,12 @@ class MaximumLikelihood(Likelihood):
         if self.average is not None:
             self.average.load_state_dict(self.network.state_dict())
 
-    def record(self) -> None:
-        """Record the encoding of a batch and its gradient, before a loader's thread uses the GPU.
-
-        Raises ValueError where a graph would not be the same training.
-        """
-        trainer: Any = self.trainer
-        if self.device.type != "cuda":
-            raise ValueError(f"model.cuda_graph needs a GPU, and this run is on the {self.device}")
+    def require_trainer(self, trainer: Any) -> None:
+        device = trainer.strategy.root_device.type
+        if not self.cuda_graph:
+            return
+        if device != "cuda":
+            raise ValueError(f"model.cuda_graph needs a GPU, and this run is on the {device}")
         if getattr(self.network, "recompute", False):
             raise ValueError(
                 "model.cuda_graph records no step that is computed again: set "
@@ -170,6 +168,10 @@ class MaximumLikelihood(Likelihood):
                 "model.cuda_graph is for one GPU and steps of one batch: set trainer.devices and "
                 "trainer.accumulate_grad_batches to 1, or leave it out"
             )
+
+    def record(self) -> None:
+        """Record the encoding of a batch and its gradient, before loaders use the GPU."""
+        trainer: Any = self.trainer
         batch = torch.zeros(trainer.datamodule.batch_size, *self.image_shape, device=self.device)
         with trainer.precision_plugin.forward_context():
             self.recorded = record_encoding(self.network, batch)

@@ -256,6 +256,7 @@ class Train(LightningCLI):
                 else "trainer.accumulate_grad_batches: this model makes its own steps. Omit it."
             )
         require_supported(self.trainer)
+        self.model.require_trainer(self.trainer)
         # Once training can start: what fails before leaves no trace, here or in W&B.
         begin = LambdaCallback(on_train_start=lambda *_: self.begin_logs())
         self.trainer.callbacks.insert(0, begin)  # type: ignore[attr-defined]
