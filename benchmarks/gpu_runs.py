@@ -60,7 +60,9 @@ def tests(kit: Kit) -> Result:
     """Run the tests that need a GPU; count passed, failed and skipped ones."""
     files = [str(path) for path in sorted(Path("tests").rglob("test_*.py")) if needs_gpu(path)]
     report = kit.out / "tests.xml"
-    options = ("-m", "gpu", "-q", "-n4", "-p", "no:cacheprovider", f"--junitxml={report}")
+    options = ["-m", "gpu", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    if kit.device.type == "cuda":
+        options.append("-n4")  # each waits for the CPU more than for the GPU
     status, _ = said("-m", "pytest", *options, *files)
     if status not in (0, 1):  # 1: some have failed
         raise RuntimeError(f"pytest ended with status {status}")
