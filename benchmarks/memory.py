@@ -10,11 +10,12 @@ times less memory an image, at most 1.4 times the time. Linux only: the peaks ar
 import argparse
 import multiprocessing
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -44,6 +45,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    if not Path("/proc/self/clear_refs").exists():
+        sys.exit("python -m benchmarks memory reads peaks from Linux's /proc, which is not here")
     rows = []
     for name in options.networks:
         for work in WORKS:
@@ -78,7 +81,7 @@ def line(figures: list[Any]) -> tuple[float, float, float]:
     """Compute MiB an image, MiB besides and MiB of the weights from two batches' figures."""
     (one, _, weights), (other, _, _) = figures
     image = (other - one) / (BATCHES[1] - BATCHES[0])
-    return image, one - BATCHES[0] * image, weights
+    return image, max(0.0, one - BATCHES[0] * image), weights
 
 
 def measure(
@@ -86,7 +89,7 @@ def measure(
 ) -> tuple[float, float, float]:
     """Measure (MiB of the peak, seconds, MiB of the weights) in a process of its own."""
     context = multiprocessing.get_context("spawn")
-    with environment(AT_ONCE), context.Pool(1) as pool:
+    with patch.dict(os.environ, AT_ONCE), context.Pool(1) as pool:
         return pool.apply(
             case, (NETWORKS[name], options.hidden, work, recompute, batch, options.threads)
         )
@@ -132,17 +135,3 @@ def status(name: str) -> float:
         if line.startswith(name):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"/proc/self/status has no {name}")
-
-
-@contextmanager
-def environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables for the processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
