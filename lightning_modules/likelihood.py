@@ -74,6 +74,7 @@ class Likelihood(ClockedModule):
         return self.in_bits(*network(x))
 
     def in_bits(self, z: Tensor, log_det: Tensor) -> Tensor:
+        """Compute bits per dimension (B,) from latents (B, n) and log|det dz/dx| (B,) in nats."""
         nats = standard_normal_log_prob(z) + log_det
         return -nats / (z.shape[1] * math.log(2)) + self.bits
 
