@@ -121,8 +121,13 @@ class ClockedModule(pl.LightningModule):
         return [batch_size * accumulate * processes]
 
     def log_clock(self, sync_dist: bool = False) -> None:
-        """Log `images_seen`, in float64: Lightning's own float32 holds no count past 2^24."""
-        seen = torch.tensor(self.images_seen, dtype=torch.float64, device=self.device)
+        """Log `images_seen`, in float64: Lightning's own float32 holds no count past 2^24.
+
+        From the CPU, as long as ranks need not exchange it: moving it to a GPU waits for the GPU.
+        """
+        exchanged = sync_dist and self.trainer.world_size > 1
+        device = self.device if exchanged else None
+        seen = torch.tensor(self.images_seen, dtype=torch.float64, device=device)
         self.log("images_seen", seen, reduce_fx="max", sync_dist=sync_dist)  # the same on all ranks
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -192,7 +192,8 @@ class MaximumLikelihood(Likelihood):
             clipped = torch.nn.utils.get_total_norm(gradients)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, clipped)
-        self.log_dict({"train/learning_rate": rate, "train/gradient_norm": norm})
+        # a tensor on the CPU: a number would be moved to the GPU, and wait for it
+        self.log_dict({"train/learning_rate": torch.tensor(rate), "train/gradient_norm": norm})
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -27,6 +27,7 @@ from callbacks.progress import ImageProgress
 from callbacks.quality import SampleQuality
 from callbacks.recovery import RecoveryDuringTraining
 from callbacks.samples import Samples
+from callbacks.throughput import Throughput
 from cli.configs import Mistake, as_read, merge, read_command, read_config, written
 from cli.help import show_help
 from cli.parse import Strict, parse, said_by_us, with_home
@@ -91,7 +92,7 @@ class Train(LightningCLI):
                 subclass_mode_data=True,
                 save_config_callback=None,
                 auto_configure_optimizers=False,
-                trainer_defaults={"callbacks": [ImageProgress()]},
+                trainer_defaults={"callbacks": [Throughput(), ImageProgress()]},
                 parser_class=Parser,
                 args=list(sys.argv[1:] if arguments is None else arguments),
             )
@@ -120,7 +121,7 @@ class Train(LightningCLI):
         options = self.config.fit.trainer
         require_obeyed(options)
         if options.enable_progress_bar is False:
-            self.trainer_defaults["callbacks"] = []
+            self.trainer_defaults["callbacks"].pop()
         require_full_precision()
 
     def instantiate_classes(self) -> None:
