@@ -18,6 +18,7 @@ NAMES = (
     "solver-joint",
     "inversion",
     "gan-recovery",
+    "csgm",
     "lasso",
     "methods",
     "bm3d",

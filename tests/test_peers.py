@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import peers
+from benchmarks import csgm, peers
 
 
 def options(*arguments: str) -> argparse.Namespace:
@@ -45,3 +45,25 @@ def test_a_peer_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
         SystemExit, match=f"glow.glow cannot be imported .*needs {tmp_path} to hold"
     ):
         peers.run(options(f"--authors={tmp_path}"))
+
+
+def test_csgm_is_compared_on_the_same_generator_and_measurements(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parser = argparse.ArgumentParser()
+    csgm.add_options(parser)
+    csgm.run(parser.parse_args(["--images=2", "--steps=3", "--most=4"]))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line][2:]
+    evaluations = {name: int(count) for name, _, count, *_ in rows}
+    assert evaluations.pop("deepinv") <= 4  # it stops where its loss settles
+    assert evaluations == {
+        "deepinv, to the last step": 4,
+        "deepinv, our steps and rate": 3,
+        "ours, 1 start, one at a time": 3,
+        "ours, 1 start, all at once": 3,
+        "ours, 2 starts, all at once": 6,
+    }
+    quality = {name: float(decibel) for name, decibel, *_ in rows}
+    assert quality["ours, 1 start, one at a time"] == quality["ours, 1 start, all at once"]
+    assert all(abs(decibel - quality["deepinv"]) < 3 for decibel in quality.values())
