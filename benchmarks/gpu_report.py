@@ -89,8 +89,8 @@ def recovery(found: Result) -> str:
         f"{found['images']} drawn faces through {found['prior']}. bf16 and fp16: coupling networks "
         "alone, finished in float32. 0.05 dB: the mean is at most that much below float32's."
     )
-    if found["left_out"]:
-        note += f" Left out, as the time was up: {', '.join(found['left_out'])}."
+    if left_out := found.get("left_out"):  # older results lack it
+        note += f" Left out, as the time was up: {', '.join(left_out)}."
     return f"{markdown(header, rows)}\n\n{note}"
 
 

@@ -215,7 +215,7 @@ def recovery(kit: Kit) -> Result:
     for problem, fraction in FRACTIONS.items():
         best = float("inf")
         for precision in PRECISIONS:
-            if kit.seconds_left < longest:
+            if kit.seconds_left < 1.5 * longest:
                 left_out.append(f"{problem} in {precision}")
                 continue
             began = time.monotonic()

@@ -28,7 +28,7 @@ class Throughput(pl.Callback):
         batch_idx: int,
     ) -> None:
         self._ends.append((time.monotonic(), clocked(pl_module).images_seen))
-        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        interval = trainer.log_every_n_steps * trainer.accumulate_grad_batches  # type: ignore[attr-defined]
         if len(self._ends) > interval + 1:
             self._ends.popleft()
         (began, before), (now, seen) = self._ends[0], self._ends[-1]

@@ -24,8 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from networks.conv_relu import conv_relu
-
 
 @dataclass(frozen=True)
 class Stability:
@@ -163,8 +161,7 @@ class FoldedStep:
     def coupling(self, xb: Tensor) -> tuple[Tensor, Tensor]:
         """Compute scale, in (min_scale, 1), and shift for the other half, each (B, C/2, H, W)."""
         conv1, conv2, conv3 = self.net
-        hidden = conv_relu(conv_relu(xb, *conv1), *conv2)  # may run in bf16
-        raw = conv3(hidden).to(xb.dtype)
+        raw = conv3(F.relu(conv2(F.relu(conv1(xb))))).to(xb.dtype)  # may run in bf16 inside
         raw_scale, shift = raw.chunk(2, dim=1)
         low = self.stability.min_scale
         return low + (1 - low) * torch.sigmoid(raw_scale), shift

@@ -112,8 +112,8 @@ class ImageSearch(PriorBased):
         hindrance = self.hindrance(operator)
         if hindrance is not None:
             warnings.warn(
-                f"{operator.label}: {hindrance}, so recovery.image_search.ImageSearch searches "
-                "latents, as recovery.latent_search.LatentSearch does with its own evaluations",
+                f"{operator.label}: {hindrance}, so {type(self).__name__} searches latents, as "
+                "recovery.latent_search.LatentSearch does with its own evaluations",
                 stacklevel=2,
             )
 

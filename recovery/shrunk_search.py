@@ -53,7 +53,7 @@ class ShrunkSearch(ImageSearch):
         """Look up or compute the shrinkage, from the share of an image's values it measures."""
         if self.shrinkage is not None:
             return self.shrinkage
-        measured = operator.measurements / self.prior.latent_dim
+        measured = max(1, operator.measurements) / self.prior.latent_dim
         return min(1.0, max(0.0, PER_HALVING * math.log2(ALL_OF_IT / measured)))
 
     @torch.no_grad()

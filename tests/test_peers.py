@@ -50,6 +50,7 @@ def test_a_peer_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_csgm_is_compared_on_the_same_generator_and_measurements(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    pytest.importorskip("deepinv")
     parser = argparse.ArgumentParser()
     csgm.add_options(parser)
     csgm.run(parser.parse_args(["--images=2", "--steps=3", "--most=4"]))

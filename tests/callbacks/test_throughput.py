@@ -9,6 +9,10 @@ from callbacks.throughput import Throughput
 from tests.helpers import logged, run
 
 
+def one_step(every: int) -> SimpleNamespace:
+    return SimpleNamespace(log_every_n_steps=every, accumulate_grad_batches=1)
+
+
 class Module:
     def __init__(self) -> None:
         self.images_seen = 0
@@ -24,7 +28,7 @@ def test_it_is_of_the_last_interval_and_without_validation(
 ) -> None:
     now = 0.0
     monkeypatch.setattr(throughput.time, "monotonic", lambda: now)
-    callback, module, trainer = Throughput(), Module(), SimpleNamespace(log_every_n_steps=2)
+    callback, module, trainer = Throughput(), Module(), one_step(every=2)
 
     def batches(count: int, seconds: float) -> None:
         nonlocal now
