@@ -33,7 +33,8 @@ class ShrunkSearch(ImageSearch):
 
     Args:
         prior: as of `ImageSearch`, as are gamma and all options but:
-        shrinkage: in [0, 1]; by default log2(n / 5m) / 8, and 0 from n / 5 measurements on.
+        shrinkage: in [0, 1]; by default log2(n / 5m) / 8, and 0 from n / 5 measurements on or with
+            fewer samples than n: the default 4000 are enough at 32px, and at 64px nothing gains.
 
     Raises:
         ValueError: as `ImageSearch`, or shrinkage is out of range.
@@ -53,7 +54,10 @@ class ShrunkSearch(ImageSearch):
         """Look up or compute the shrinkage, from the share of an image's values it measures."""
         if self.shrinkage is not None:
             return self.shrinkage
-        measured = max(1, operator.measurements) / self.prior.latent_dim
+        n = self.prior.latent_dim
+        if self.samples < n:  # their covariance is singular, its posterior mean a poor one
+            return 0.0
+        measured = max(1, operator.measurements) / n
         return min(1.0, max(0.0, PER_HALVING * math.log2(ALL_OF_IT / measured)))
 
     @torch.no_grad()

@@ -26,6 +26,14 @@ def test_less_is_measured_more_is_shrunk(m: int, shrinkage: float) -> None:
     assert found == pytest.approx(shrinkage, abs=1e-4)
 
 
+def test_by_default_a_gaussian_of_fewer_samples_than_values_has_no_say() -> None:
+    operator = GaussianSensing(FACE, m=6)
+    assert ShrunkSearch(flow_prior(), samples=N).shrinkage_of(operator) > 0
+    assert ShrunkSearch(flow_prior(), samples=N - 1).shrinkage_of(operator) == 0
+    given = ShrunkSearch(flow_prior(), samples=N - 1, shrinkage=0.1)
+    assert given.shrinkage_of(operator) == 0.1
+
+
 def test_it_is_between_the_likeliest_image_and_the_gaussians_mean() -> None:
     prior, operator = flow_prior(), GaussianSensing(FACE, m=12)
     y = operator(held_out())
