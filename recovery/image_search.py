@@ -29,7 +29,7 @@ from recovery.operators import Operator
 from recovery.starts import require_encoder
 
 LARGEST_IMAGE = 16_384  # values of an image, n, up to which (n, n) matrices are factored
-FEW = 0.25  # of an image's values: with fewer measurements, a latent search finds a better start
+FEW = 0.25  # of an image's values: with fewer, a blur fits, and a latent search starts better
 AT_32PX = 3 * 32 * 32  # values of an image, whose latent search has `latent_evaluations`
 
 
@@ -40,7 +40,8 @@ class ImageSearch(PriorBased):
 
     by L-BFGS, with p_G the prior's density: at weight 1, and where x is not more likely than
     typical, the likeliest image of the posterior. `typical` is the mean of -2 log p_G over samples
-    G(temperature z): no face is much likelier than those, and an image that is, is a blur.
+    G(temperature z): no face is much likelier than those, and an image that is, is a blur. Where n
+    / 4 values or more are measured, they forbid a blur, and `typical` is minus infinity.
 
     It searches in the coordinates u of x = start + R u, where R R' is the posterior covariance of a
     Gaussian with the mean and covariance of the prior's own samples. It starts at that Gaussian's
@@ -127,6 +128,9 @@ class ImageSearch(PriorBased):
             return "it does not tell its noise, nor does the method's sigma"
         return None
 
+    def measures_few(self, operator: Operator) -> bool:
+        return operator.measurements < FEW * self.prior.latent_dim
+
     @torch.no_grad()
     def _recover(
         self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
@@ -141,7 +145,9 @@ class ImageSearch(PriorBased):
         posterior = posterior_of(gaussian, operator, y, sigma)
         root = posterior.root.to(y)
         weight = min(1.0, 0.1 / sigma**0.5) if self.weight is None else self.weight
-        typical = typical_of(self.prior, self.temperature, y.device).to(y)
+        typical = y.new_tensor(-math.inf)
+        if self.measures_few(operator):
+            typical = typical_of(self.prior, self.temperature, y.device).to(y)
         energy = _Energy(self.prior, operator, sigma, weight * sigma**2, typical)
         start, spent = self.started(posterior.mean(y, operator), y, operator, energy, progress)
 
@@ -183,7 +189,7 @@ class ImageSearch(PriorBased):
         progress: Progress | None,
     ) -> tuple[Tensor, Tensor]:
         """Choose where each image's search starts; return it with the evaluations spent (B,)."""
-        if not self.latent_evaluations or operator.measurements >= FEW * self.prior.latent_dim:
+        if not self.latent_evaluations or not self.measures_few(operator):
             return mean, torch.zeros(len(y), dtype=torch.int64, device=y.device)
         search = LatentSearch(
             self.prior,
