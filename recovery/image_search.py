@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.checks import require_above, require_at_least
 from priors.prior import FlowPrior, Prior
-from recovery.gaussian_posterior import gaussian_of, posterior_of, typical_of
+from recovery.gaussian_posterior import Posterior, gaussian_of, posterior_of, typical_of
 from recovery.latent_search import LatentSearch
 from recovery.lbfgs import minimise
 from recovery.linear_gaussian import LEAST_SIGMA
@@ -128,7 +128,14 @@ class ImageSearch(PriorBased):
             return "it does not tell its noise, nor does the method's sigma"
         return None
 
+    def posterior(self, y: Tensor, operator: Operator) -> Posterior:
+        """Make, or look up, that of the prior's Gaussian given measurements y (B, ...)."""
+        sigma = max(operator.sigma if self.sigma is None else self.sigma, LEAST_SIGMA)
+        gaussian = gaussian_of(self.prior, self.samples, y.device)
+        return posterior_of(gaussian, operator, y, sigma)
+
     def measures_few(self, operator: Operator) -> bool:
+        """Whether so little is measured that a blur may fit."""
         return operator.measurements < FEW * self.prior.latent_dim
 
     @torch.no_grad()
@@ -140,10 +147,8 @@ class ImageSearch(PriorBased):
                 self.prior, self.gamma, history=self.history, batch_size=self.batch_size
             )
             return search.recover(y, operator, seeds=seeds, progress=progress)
-        sigma = max(operator.sigma if self.sigma is None else self.sigma, LEAST_SIGMA)
-        gaussian = gaussian_of(self.prior, self.samples, y.device)
-        posterior = posterior_of(gaussian, operator, y, sigma)
-        root = posterior.root.to(y)
+        posterior = self.posterior(y, operator)
+        root, sigma = posterior.root.to(y), posterior.sigma
         weight = min(1.0, 0.1 / sigma**0.5) if self.weight is None else self.weight
         typical = y.new_tensor(-math.inf)
         if self.measures_few(operator):

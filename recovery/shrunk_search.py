@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from priors.prior import Prior
-from recovery.gaussian_posterior import gaussian_of, posterior_of
 from recovery.image_search import ImageSearch
-from recovery.linear_gaussian import LEAST_SIGMA
 from recovery.methods import Progress, Recovery, residual_norm
 from recovery.operators import Operator
 
@@ -29,7 +27,7 @@ class ShrunkSearch(ImageSearch):
     costs no evaluation. The less is measured, the more it gains (docs/recovery.md).
 
     For an operator that `ImageSearch` cannot search images for, nothing is shrunk. What the search
-    itself has found is the recovery's alternative `likeliest`.
+    itself has found is the recovery's alternative `likeliest`; its `objective` is of both.
 
     Args:
         prior: as of `ImageSearch`, as are gamma and all options but:
@@ -67,15 +65,10 @@ class ShrunkSearch(ImageSearch):
         found = super()._recover(y, operator, seeds, progress)
         shrinkage = self.shrinkage_of(operator)
         if self.hindrance(operator) is None and shrinkage > 0:
-            x = torch.lerp(found.image, self.gaussian_mean(y, operator), shrinkage)
+            mean = self.posterior(y, operator).mean(y, operator)
+            x = torch.lerp(found.image, mean, shrinkage)
             residual, latent = residual_norm(x, y, operator), self.prior.encode(x)[0]
             shrunk = replace(found, image=x, latent=latent, residual=residual)
         else:
             shrunk = found
         return replace(shrunk, alternatives={"likeliest": found})
-
-    def gaussian_mean(self, y: Tensor, operator: Operator) -> Tensor:
-        """Compute the Gaussian's posterior mean, (B, C, H, W), whose factors the search made."""
-        sigma = max(operator.sigma if self.sigma is None else self.sigma, LEAST_SIGMA)
-        gaussian = gaussian_of(self.prior, self.samples, y.device)
-        return posterior_of(gaussian, operator, y, sigma).mean(y, operator)
