@@ -13,10 +13,9 @@ import time
 import torch
 
 from benchmarks.measure import print_table
+from benchmarks.networks import load_gan
 from datamodules.procedural import faces
-from networks.dcgan import Generator
-from priors import load_prior
-from priors.prior import GanPrior, Prior
+from priors.prior import Prior
 from recovery.csgm import Csgm
 from recovery.image_adaptive import ImageAdaptive
 from recovery.methods import PriorBased
@@ -56,11 +55,7 @@ def measure(options: argparse.Namespace, name: str, size: int) -> tuple[float, f
 def recover(options: argparse.Namespace, name: str, size: int) -> tuple[float, float, float]:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    prior: Prior = (
-        load_prior(options.run)
-        if options.run
-        else GanPrior(Generator(32).eval().requires_grad_(False), "dcgan")
-    )
+    prior = load_gan(options.run)
     truth = faces(range(options.images), image_size=prior.image_shape[-1]).float() / 255
     operator = GaussianSensing(prior.image_shape, 0.25)
     y = operator(truth, seeds=range(options.images))

@@ -8,8 +8,9 @@ from torch import Tensor
 import priors
 from datamodules.procedural import faces
 from datamodules.shards import ShardIndex, load_images
+from networks.dcgan import Generator
 from networks.glow import Glow
-from priors.prior import FlowPrior
+from priors.prior import FlowPrior, GanPrior, Prior
 
 
 def load_prior(checkpoint: str | Path | None, device: str | torch.device = "cpu") -> FlowPrior:
@@ -20,6 +21,13 @@ def load_prior(checkpoint: str | Path | None, device: str | torch.device = "cpu"
     if not isinstance(prior, FlowPrior):
         raise ValueError(f"{checkpoint} is a GAN prior: this benchmark needs an invertible one")
     return prior
+
+
+def load_gan(path: str | Path | None) -> Prior:
+    """Load a GAN prior; without one make an untrained DCGAN's of 32px."""
+    if path is None:
+        return GanPrior(Generator(32).eval().requires_grad_(False), "dcgan")
+    return priors.load_prior(path)
 
 
 def toy_glow() -> Glow:
