@@ -121,7 +121,7 @@ class Train(LightningCLI):
         options = self.config.fit.trainer
         require_obeyed(options)
         if options.enable_progress_bar is False:
-            self.trainer_defaults["callbacks"].pop()
+            self.trainer_defaults["callbacks"] = [Throughput()]
         require_full_precision()
 
     def instantiate_classes(self) -> None:
