@@ -2,15 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from priors.prior import Prior
-from recovery.lbfgs import Progress, Status
+from recovery.lbfgs import Progress
 from recovery.operators import Operator
 from recovery.physics import as_operator
+
+# "mixed", "unmixed": of Markov chains, which have met or not
+Status = Literal["converged", "budget", "diverged", "mixed", "unmixed"]
+REACHED: tuple[Status, ...] = ("converged", "mixed")  # what the method is for
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Recovery:
         status: per image.
         alternatives: other iterates of the same search, by their rows' variant.
         samples: (B, S, C, H, W) of the posterior, where `image` is their mean; else None.
+        diagnostics: what else a method tells of each image, (B,) by name.
     """
 
     image: Tensor
@@ -37,6 +42,7 @@ class Recovery:
     status: tuple[Status, ...]
     alternatives: Mapping[str, "Recovery"] = field(default_factory=dict)
     samples: Tensor | None = None
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def concatenate(parts: Sequence[Recovery]) -> Recovery:
@@ -56,6 +62,10 @@ def concatenate(parts: Sequence[Recovery]) -> Recovery:
             for name in parts[0].alternatives
         },
         samples=torch.cat(samples) if samples else None,
+        diagnostics={
+            name: torch.cat([part.diagnostics[name] for part in parts])
+            for name in parts[0].diagnostics
+        },
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from recovery.methods import REACHED
 from results.rows import KEY
 
 GROUP = ["problem", "m", "dataset", "distribution", "method"]
@@ -25,7 +26,7 @@ def per_image(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
     keys = list(dict.fromkeys([*by, *KEY]))
     keys.remove("seed")
     failed = {
-        "not_converged": rows["status"] != "converged",
+        "not_converged": ~rows["status"].isin(REACHED),
         "diverged": rows["status"] == "diverged",
     }
     scored = dict.fromkeys(("psnr", "psnr_hole", "ssim", "seconds"), float)  # None is NaN

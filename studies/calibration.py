@@ -8,6 +8,7 @@ too.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from torch import Tensor
 from core.seeds import normal, seed_from
 from recovery.operators import GaussianSensing
 from recovery.posterior import PosteriorSamples
+from recovery.posterior_chains import DIAGNOSTICS, MIXED, PosteriorChains
 from studies.study import Given, Study, Tables, unit_range
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)  # of the intervals
@@ -44,6 +46,8 @@ class Calibration(Study):
         fractions: of n, measured by compressive sensing.
         images: of each set, and drawn from the prior.
         samples, tau, perturb, evaluations: see `recovery.posterior.PosteriorSamples`.
+        chain_steps: with any, samples are `recovery.posterior_chains.PosteriorChains`'s, of so many
+            steps.
         directions: random directions, and as many random pixels.
         seed: of everything random.
     """
@@ -61,6 +65,7 @@ class Calibration(Study):
         tau: float = 1.0,
         perturb: bool = False,
         evaluations: int = 200,
+        chain_steps: int = 0,
         directions: int = 16,
         seed: int = 0,
     ) -> None:
@@ -79,6 +84,7 @@ class Calibration(Study):
         self.tau = tau
         self.perturb = perturb
         self.evaluations = evaluations
+        self.chain_steps = chain_steps
         self.directions = directions
         self.seed = seed
 
@@ -90,14 +96,17 @@ class Calibration(Study):
             given.first_images(dataset, self.images, prior)
 
     def sampler(self, given: Given) -> PosteriorSamples:
-        return PosteriorSamples(
-            given.prior(self.prior),
-            samples=self.samples,
-            tau=self.tau,
-            perturb=self.perturb,
-            evaluations=self.evaluations,
-            seed=self.seed,
-        )
+        prior = given.prior(self.prior)
+        options: dict[str, Any] = {
+            "samples": self.samples,
+            "tau": self.tau,
+            "perturb": self.perturb,
+            "evaluations": self.evaluations,
+            "seed": self.seed,
+        }
+        if self.chain_steps:
+            return PosteriorChains(prior, steps=self.chain_steps, **options)
+        return PosteriorSamples(prior, **options)
 
     # --- compute ---------------------------------------------------------------------------
 
@@ -105,7 +114,8 @@ class Calibration(Study):
         """Make table `scalars`, a row per image and scalar.
 
         source, distribution, fraction, image, kind (pixel, direction), scalar, rank (0 to pairs:
-        of the truth among one sample of each pair), pairs, error (truth - mean), deviation.
+        of the truth among one sample of each pair), pairs, error (truth - mean), deviation. Of
+        chains also r_hat, effective_samples, acceptance and step, which are the image's.
         """
         prior, sampler = given.prior(self.prior), self.sampler(given)
         probes = self.probes(prior.image_shape).to(given.device)
@@ -118,12 +128,15 @@ class Calibration(Study):
                 seeds = [seed_from("calibration", self.seed, source, name) for name in names]
                 with torch.no_grad():
                     y = operator(truth, seeds=seeds)
-                samples = sampler.recover(y, operator, seeds=seeds).samples
-                assert samples is not None
+                found = sampler.recover(y, operator, seeds=seeds)
+                assert found.samples is not None
+                table = self.scalars(truth.flatten(1) @ probes, found.samples.flatten(2) @ probes)
+                told = {
+                    name: value.cpu().numpy()[table["image"]]
+                    for name, value in found.diagnostics.items()
+                }
                 parts.append(
-                    self.scalars(truth.flatten(1) @ probes, samples.flatten(2) @ probes).assign(
-                        source=source, distribution=side, fraction=fraction
-                    )
+                    table.assign(source=source, distribution=side, fraction=fraction, **told)
                 )
         return {"scalars": pd.concat(parts, ignore_index=True)}
 
@@ -191,6 +204,8 @@ class Calibration(Study):
                 f"At {fraction:.1%} of n, 90% intervals hold: {'; '.join(held)}. The factor on the "
                 f"standard deviation, {factor:.2f}, was chosen on {self.chosen_on}."
             )
+            if "r_hat" in rows:
+                sentences.append(f"At {fraction:.1%} of n, {mixing(rows)}.")
         return sentences
 
     def figures(self, tables: Tables) -> dict[str, Figure]:
@@ -229,6 +244,17 @@ class Calibration(Study):
         axes.legend(fontsize=7)
         axes.grid(alpha=0.3)
         return figure
+
+
+def mixing(scalars: pd.DataFrame) -> str:
+    """Say on how many images the chains have mixed, and how far they are from it."""
+    images = scalars.groupby(["source", "image"], sort=False)[list(DIAGNOSTICS)].first()
+    middle = images.median()
+    return (
+        f"chains mixed (R-hat below {MIXED:g}) on {(images['r_hat'] < MIXED).sum()} of "
+        f"{len(images)} images; medians: R-hat {middle['r_hat']:.2f}, effective samples "
+        f"{middle['effective_samples']:.0f}, acceptance {middle['acceptance']:.2f}"
+    )
 
 
 def coverage(scalars: pd.DataFrame, level: float, factor: float = 1.0) -> float:

@@ -76,6 +76,16 @@ def test_a_sampler_that_is_wrong_is_caught(tmp_path: Path) -> None:
     assert uniformity(drawn) < 1e-4 and coverage(drawn, 0.9) < 0.6
 
 
+def test_chains_mend_a_sampler_that_is_wrong_and_tell_of_their_mixing(tmp_path: Path) -> None:
+    study, scalars = calibrated(gaussian(), tmp_path, 24, tau=0.3, perturb=False, chain_steps=24)
+    drawn = scalars[scalars["source"] == DRAWN]
+    assert abs(coverage(drawn, 0.9) - 0.9) < 0.04
+    assert (drawn.groupby("image")[["r_hat", "step"]].nunique() == 1).all(axis=None)
+    said = " ".join(study.findings({"scalars": scalars}))
+    mixed = (scalars.groupby(["source", "image"])["r_hat"].first() < 1.1).sum()
+    assert f"chains mixed (R-hat below 1.1) on {mixed} of 48 images; medians: R-hat 1." in said
+
+
 def test_options_that_fit_nothing_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="chosen_on 'other' is none of held-out"):
         calibrated(gaussian(), tmp_path, chosen_on="other")
