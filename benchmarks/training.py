@@ -20,7 +20,6 @@ from benchmarks.measure import Ratio, alternate, print_table
 from benchmarks.plain_glow import plain_forward
 from core.precision import has_bfloat16
 from datamodules.procedural import faces
-from lightning_modules.maximum_likelihood import fused
 from networks.glow import Glow
 from priors.prior import standard_normal_log_prob
 
@@ -72,8 +71,7 @@ def in_bfloat16(glow: Glow, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def step(glow: Glow, forward: Forward, x: Tensor) -> Callable[[], None]:
     """Make a step of training `glow` on x, to call again and again."""
-    kind = fused(x.device)
-    optimizer = torch.optim.Adam(glow.parameters(), lr=1e-4, betas=(0.9, 0.99), fused=kind)
+    optimizer = torch.optim.Adam(glow.parameters(), lr=1e-4, betas=(0.9, 0.99), fused=True)
 
     def train() -> None:
         optimizer.zero_grad()

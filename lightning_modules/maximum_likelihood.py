@@ -124,15 +124,14 @@ class MaximumLikelihood(Likelihood):
             self.network.parameters(),
             lr=self.learning_rate,
             betas=self.betas,
-            fused=fused(self.device),
+            fused=True,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        device = self.trainer.strategy.root_device  # where the weights will be
         for optimizer in checkpoint["optimizer_states"]:
             for group in optimizer["param_groups"]:
-                group["fused"] = fused(device)  # as this machine does, not the checkpoint's
+                group["fused"] = True  # of checkpoints from before it always was
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -198,11 +197,6 @@ class MaximumLikelihood(Likelihood):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.update_average()
-
-
-def fused(device: torch.device) -> bool | None:
-    """Whether Adam updates all weights in one operation; None for its default, off a GPU."""
-    return True if device.type == "cuda" else None
 
 
 class Encoding(nn.Module):
