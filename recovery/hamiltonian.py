@@ -34,7 +34,8 @@ def advance(
         luck: (B,), of U[0, 1).
 
     Returns:
-        The new state and each proposal's chance of acceptance, (B,); 0 where it is not finite.
+        The new state, and each proposal's chance of acceptance, (B,): 0 of an energy that is not
+        finite.
     """
     size = step[:, None]
     before = state.energy + momentum.square().sum(dim=1) / 2
@@ -45,7 +46,7 @@ def advance(
         value, gradient = energy(point)
         momentum = momentum - (size if left else size / 2) * gradient
     after = value + momentum.square().sum(dim=1) / 2
-    chance = (before - after).clamp_max(0).exp().nan_to_num(0.0)
+    chance = torch.where(after.isfinite(), (before - after).clamp_max(0).exp(), 0.0)
     accepted = luck < chance
     moved = State(
         torch.where(accepted[:, None], point, state.point),
@@ -96,7 +97,7 @@ def effective_samples(draws: Tensor) -> Tensor:
     """Estimate how many independent draws those of (chains, steps, K) are worth: (K,).
 
     By their autocorrelation over all chains, summed up to the first pair of lags that is not
-    positive (Geyer 1992; Vehtari et al. 2021, eq. 10 to 13).
+    positive (Geyer 1992; Vehtari et al. 2021, section 3.2, without splitting chains).
     """
     chains, steps = draws.shape[:2]
     within, total = _variances(draws)

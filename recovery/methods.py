@@ -29,7 +29,7 @@ class Recovery:
         steps, evaluations: (B,) int64, of the minimiser and of the objective.
         status: per image.
         alternatives: other iterates of the same search, by their rows' variant.
-        samples: (B, S, C, H, W) of the posterior, where `image` is their mean; else None.
+        samples: (B, S, C, H, W) of the posterior, where the method draws any; else None.
         diagnostics: what else a method tells of each image, (B,) by name.
     """
 

@@ -14,7 +14,14 @@ from priors.prior import FlowPrior, Prior
 from recovery.hamiltonian import State, StepSize, advance, effective_samples, r_hat
 from recovery.image_search import LARGEST_IMAGE
 from recovery.linear_gaussian import LEAST_SIGMA, matrix_of
-from recovery.methods import Progress, Recovery, require_linear, residual_energy, residual_norm
+from recovery.methods import (
+    Progress,
+    Recovery,
+    Status,
+    require_linear,
+    residual_energy,
+    residual_norm,
+)
 from recovery.operators import Operator
 from recovery.posterior import PosteriorSamples
 from recovery.starts import require_encoder
@@ -56,8 +63,8 @@ class PosteriorChains(PosteriorSamples):
         steps: of a chain, from 8 on.
         leapfrogs: of a step at most; a quarter of a period of u's Gaussian may take fewer. Each
             evaluates the prior and its gradient.
-        options: of `PosteriorSamples`. `samples` are the chains of an image, `batch_size` how many
-            move at once.
+        options: of `PosteriorSamples`. `samples` are the chains of an image. `batch_size`, how many
+            move at once, changes rounding, which chains amplify: other draws of the same density.
 
     Raises:
         ValueError: the prior is not invertible, or an option is out of range; names it.
@@ -105,17 +112,24 @@ class PosteriorChains(PosteriorSamples):
         self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:
         found = super()._recover(y, operator, seeds, progress)
-        if found.status == ("diverged",):
-            nothing = found.objective.new_full((1,), torch.nan)
-            return replace(found, diagnostics=dict.fromkeys(DIAGNOSTICS, nothing))
         assert found.samples is not None
-        start = _finite(found.samples[0])
+        count = Counted(progress)
         sigma = max(operator.sigma, LEAST_SIGMA)
-        root = gauss_newton_root(self.prior, start[:1], matrix_of(operator, y), sigma)
-        target = _Target(self.prior, operator, y, sigma, start, root, self.batch_size)
-        run = self.run(target, seeds[0], progress)
+        start = startable(self.prior, operator, y, found.samples[0])
+        root = None
+        if start is not None:
+            matrix = matrix_of(operator, y)
+            root = gauss_newton_root(self.prior, start[:1], matrix, sigma, self.batch_size, count)
+        if start is None or root is None:
+            nothing = found.objective.new_full((1,), torch.nan)
+            diagnostics = dict.fromkeys(DIAGNOSTICS, nothing)
+            return replace(found, status=("diverged",), diagnostics=diagnostics)
+        target = Target(self.prior, operator, y, sigma, start, root, self.batch_size, count)
+        run = self.run(target, seeds[0])
         first, sample = run.last[:1], found.alternatives["sample"]
         rows_of_f = self.prior.latent_dim
+        mixed = bool(run.diagnostics["r_hat"] < MIXED)
+        status: tuple[Status] = ("mixed" if mixed else "unmixed",)
         return replace(
             found,
             image=run.image,
@@ -123,7 +137,7 @@ class PosteriorChains(PosteriorSamples):
             residual=residual_norm(run.image, y, operator),
             steps=found.steps + self.samples * self.steps,
             evaluations=found.evaluations + self.samples * run.evaluations + rows_of_f,
-            status=("mixed" if run.diagnostics["r_hat"] < MIXED else "unmixed",),
+            status=status,
             alternatives={
                 "sample": replace(
                     sample,
@@ -133,13 +147,14 @@ class PosteriorChains(PosteriorSamples):
                     residual=residual_norm(first, y, operator),
                     steps=sample.steps + self.steps,
                     evaluations=sample.evaluations + run.evaluations + rows_of_f,
+                    status=status,
                 )
             },
             samples=run.last[None],
             diagnostics=run.diagnostics,
         )
 
-    def run(self, target: "_Target", seed: int, progress: Progress | None) -> "_Run":
+    def run(self, target: "Target", seed: int) -> "_Run":
         """Run the chains of one image."""
         state, step, warm_up = target.start(), StepSize(FIRST_STEP, ACCEPTED), self.steps // 2
         directions = _directions(state.point)
@@ -158,8 +173,6 @@ class PosteriorChains(PosteriorSamples):
                 total += x
                 draws.append(torch.cat([x.flatten(1) @ directions, state.energy[:, None]], dim=1))
                 chances.append(chance)
-            if progress is not None:
-                progress(evaluations, 1)
         drawn = torch.stack(draws, dim=1)
         worst, few = float(r_hat(drawn).max()), float(effective_samples(drawn).min())
         told = (worst, few, sum(chances) / len(chances), step.size)
@@ -175,7 +188,7 @@ class PosteriorChains(PosteriorSamples):
         )
 
     def step(
-        self, target: "_Target", state: State, size: float, leapfrogs: int, seed: int, k: int
+        self, target: "Target", state: State, size: float, leapfrogs: int, seed: int, k: int
     ) -> tuple[State, float]:
         """Make step k of every chain; return also the mean chance of a proposal."""
         keys = [(self.seed, seed, k, chain) for chain in range(self.samples)]
@@ -198,7 +211,20 @@ class _Run:
     diagnostics: dict[str, Tensor]  # (1,) each
 
 
-class _Target:
+class Counted:
+    """Tells a `Progress`, if there is one, of every batched evaluation for one image."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+        if self.progress is not None:
+            self.progress(self.count, 1)
+
+
+class Target:
     """-log density of images start + R u, for the chains of one image."""
 
     def __init__(
@@ -210,9 +236,10 @@ class _Target:
         origin: Tensor,
         root: Tensor,
         batch_size: int,
+        count: Counted,
     ) -> None:
         self.prior, self.operator, self.y, self.sigma = prior, operator, y, sigma
-        self.origin, self.root, self.batch_size = origin, root, batch_size
+        self.origin, self.root, self.batch_size, self.count = origin, root, batch_size, count
 
     def start(self) -> State:
         point = torch.zeros_like(self.origin.flatten(1))
@@ -236,28 +263,47 @@ class _Target:
             fit = residual_energy(self.y, self.operator.A(x)) / (2 * self.sigma**2)
             values = fit - self.prior.encode(x)[1]
             (gradients,) = torch.autograd.grad(values.sum(), u)
+        self.count()
         return values.detach(), gradients
 
 
-def gauss_newton_root(prior: FlowPrior, x: Tensor, matrix: Tensor, sigma: float) -> Tensor:
+def gauss_newton_root(
+    prior: FlowPrior, x: Tensor, matrix: Tensor, sigma: float, batch_size: int, count: Counted
+) -> Tensor | None:
     """Compute R, (n, n), of R R' = (F'F + A'A / sigma^2)^-1 with F = dz/dx at x (1, C, H, W).
 
-    `matrix` is A, (m, n). In float64, by a Cholesky factor; returned in the type of x.
+    `matrix` is A, (m, n). In float64, by a Cholesky factor; returned in the type of x. None where
+    there is no factor.
     """
     seen = matrix.double() / sigma
     precision = seen.T @ seen
-    n = prior.latent_dim
-    for first in range(0, n, ROWS_AT_ONCE):
-        columns = torch.arange(first, min(first + ROWS_AT_ONCE, n), device=x.device)
+    del seen
+    n, size = prior.latent_dim, min(ROWS_AT_ONCE, batch_size)
+    for first in range(0, n, size):
+        columns = torch.arange(first, min(first + size, n), device=x.device)
         with torch.enable_grad():
             copies = x.repeat(len(columns), 1, 1, 1).requires_grad_()
             latents = prior.encode(copies)[0].gather(1, columns[:, None])
             (rows,) = torch.autograd.grad(latents.sum(), copies)
         rows = rows.flatten(1).double()
-        precision += rows.T @ rows
-    factor = torch.linalg.cholesky(precision)
+        precision.addmm_(rows.T, rows)
+        count()
+    factor, failed = torch.linalg.cholesky_ex(precision)
+    del precision
+    if failed or not factor.isfinite().all():
+        return None
     identity = torch.eye(n, dtype=factor.dtype, device=x.device)
     return torch.linalg.solve_triangular(factor.T, identity, upper=True).to(x)
+
+
+def startable(prior: FlowPrior, operator: Operator, y: Tensor, samples: Tensor) -> Tensor | None:
+    """Replace samples (S, C, H, W) of no finite density by the first that has one; None if none."""
+    density = prior.encode(samples)[1] - residual_energy(y, operator.A(samples))
+    sound = density.isfinite()
+    if not sound.any():
+        return None
+    first = samples[int(sound.int().argmax())]
+    return torch.where(sound.view(-1, 1, 1, 1), samples, first)
 
 
 def _directions(points: Tensor) -> Tensor:
@@ -265,10 +311,3 @@ def _directions(points: Tensor) -> Tensor:
     seeds = [seed_from("direction", index) for index in range(DIRECTIONS)]
     along = normal(seeds, points[0].shape).to(points).T
     return along / along.norm(dim=0)
-
-
-def _finite(samples: Tensor) -> Tensor:
-    """Replace samples (S, C, H, W) that are not finite by the first that is."""
-    finite = samples.flatten(1).isfinite().all(dim=1)
-    first = samples[int(finite.int().argmax())]
-    return torch.where(finite.view(-1, 1, 1, 1), samples, first)

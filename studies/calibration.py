@@ -36,7 +36,8 @@ class Calibration(Study):
 
     A scalar q of the image (a pixel's value, or the image's component along a random direction) has
     the samples' mean and standard deviation; its interval at a level is the mean ± t times the
-    deviation, with Student's t of as many degrees of freedom as there are pairs of samples.
+    deviation, with Student's t of as many degrees of freedom as there are pairs of samples, or one
+    less than chains.
 
     Args:
         prior: a flow or a GAN.
@@ -91,7 +92,9 @@ class Calibration(Study):
     def check(self, given: Given) -> None:
         """Raise ValueError: no such prior or set, or options that sampling refuses."""
         prior = given.prior(self.prior)
-        self.sampler(given)
+        sampler = self.sampler(given)
+        for fraction in self.fractions:
+            sampler.check(GaussianSensing(prior.image_shape, float(fraction), seed=self.seed))
         for dataset in self.datasets:
             given.first_images(dataset, self.images, prior)
 
@@ -113,9 +116,10 @@ class Calibration(Study):
     def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
         """Make table `scalars`, a row per image and scalar.
 
-        source, distribution, fraction, image, kind (pixel, direction), scalar, rank (0 to pairs:
-        of the truth among one sample of each pair), pairs, error (truth - mean), deviation. Of
-        chains also r_hat, effective_samples, acceptance and step, which are the image's.
+        source, distribution, fraction, image, kind (pixel, direction), scalar, rank (of the truth
+        among samples that are independent), among (how many those are), error (truth - mean),
+        deviation, freedom (its degrees). Of chains also r_hat, effective_samples, acceptance and
+        step, which are the image's.
         """
         prior, sampler = given.prior(self.prior), self.sampler(given)
         probes = self.probes(prior.image_shape).to(given.device)
@@ -166,21 +170,27 @@ class Calibration(Study):
         return torch.cat([along / along.norm(dim=0), pixels], dim=1)
 
     def scalars(self, truth: Tensor, samples: Tensor) -> pd.DataFrame:
-        """Compare scalars (N, K) with those of samples (N, S, K), which come in pairs."""
-        mean = samples.mean(dim=1)
+        """Compare scalars (N, K) with those of samples (N, S, K): of chains, or in pairs."""
         count, kinds = truth.shape
+        if self.chain_steps:
+            independent, freedom = samples, self.samples - 1
+            # of the mean of so many, as of one more
+            deviation = samples.std(dim=1) * (1 + 1 / self.samples) ** 0.5
+        else:
+            # the two of a pair are not independent: one of each. Their errors cancel in the mean,
+            # so that no degree of freedom is lost
+            independent, freedom = samples[:, ::2], self.samples // 2
+            deviation = samples.var(dim=1, correction=0).sqrt()
         columns = {
             "image": torch.arange(count)[:, None].expand(count, kinds),
             "scalar": torch.arange(kinds).expand(count, kinds),
-            # of one sample of each pair: the two of a pair are not independent
-            "rank": (samples[:, ::2] < truth[:, None]).sum(dim=1),
-            "error": truth - mean,
-            # a pair's errors cancel in the mean: no degree of freedom is lost
-            "deviation": samples.var(dim=1, correction=0).sqrt(),
+            "rank": (independent < truth[:, None]).sum(dim=1),
+            "error": truth - samples.mean(dim=1),
+            "deviation": deviation,
         }
         table = pd.DataFrame({name: value.cpu().flatten() for name, value in columns.items()})
         kind = np.where(table["scalar"] < self.directions, "direction", "pixel")
-        return table.assign(kind=kind, pairs=self.samples // 2)
+        return table.assign(kind=kind, among=independent.shape[1], freedom=freedom)
 
     # --- findings --------------------------------------------------------------------------
 
@@ -281,14 +291,14 @@ def standardised(scalars: pd.DataFrame) -> pd.Series:
 
 
 def quantile(scalars: pd.DataFrame, level: float) -> float:
-    return float(stdtrit(int(scalars["pairs"].iloc[0]), (1 + level) / 2))
+    return float(stdtrit(int(scalars["freedom"].iloc[0]), (1 + level) / 2))
 
 
 def uniformity(scalars: pd.DataFrame) -> float:
     """Compute the p-value of uniform ranks: of one direction per image, which are independent."""
     images, _ = pd.factorize(scalars["image"])
     first = scalars[scalars["scalar"] == images % scalars["scalar"].nunique()]
-    ranks = int(first["pairs"].iloc[0]) + 1
+    ranks = int(first["among"].iloc[0]) + 1
     # ranks that share a bin make its expected count
     of_rank = np.arange(ranks) * BINS // ranks
     expected = np.bincount(of_rank, minlength=BINS) / ranks * len(first)

@@ -1,5 +1,6 @@
 """Hamiltonian Monte Carlo on a Gaussian, and diagnostics where the answer is known."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -37,10 +38,11 @@ def test_chains_have_the_targets_mean_and_variance() -> None:
     assert (r_hat(draws[:, 20:]) < 1.01).all()
 
 
-def test_a_proposal_that_is_not_finite_is_refused() -> None:
+@pytest.mark.parametrize("beyond", [torch.nan, torch.inf, -torch.inf])
+def test_a_proposal_that_is_not_finite_is_refused(beyond: float) -> None:
     def cliff(points: Tensor) -> tuple[Tensor, Tensor]:
         values, gradients = energy(points)
-        return torch.where(points[:, 0] > 0, torch.nan, values), gradients
+        return torch.where(points[:, 0] > 0, beyond, values), gradients
 
     point = -torch.ones(8, 4).double()
     state = State(point, *cliff(point))
@@ -53,9 +55,11 @@ def test_a_proposal_that_is_not_finite_is_refused() -> None:
 
 def test_the_step_size_learns_the_share_of_accepted_proposals() -> None:
     step = StepSize(0.05, 0.8)
-    for _ in range(200):
+    for _ in range(40):
         step.learn(float(chains(steps=1, step=step.size, count=32)[1]))
+    last = step.size
     step.settle()
+    assert step.size != last  # the average, not the last that was tried
     assert abs(chains(steps=50, step=step.size)[1] - 0.8) < 0.06
 
 

@@ -7,7 +7,7 @@ from recovery.linear_gaussian import Wiener
 from recovery.metrics import psnr
 from recovery.operators import Denoising, GaussianSensing
 from recovery.posterior import PosteriorSamples
-from recovery.posterior_chains import PosteriorChains, gauss_newton_root
+from recovery.posterior_chains import Counted, PosteriorChains, Target, gauss_newton_root, startable
 from tests.made import drawn_from, flow_prior, gan_prior, gaussian_prior, held_out
 from tests.recovery.test_linear_gaussian import SHAPE
 from tests.recovery.test_posterior import posterior_covariance
@@ -15,7 +15,9 @@ from tests.recovery.test_posterior import posterior_covariance
 
 def test_the_metric_of_a_linear_flow_is_its_posterior_covariance() -> None:
     prior, operator = gaussian_prior(), Denoising(SHAPE, sigma=0.1)
-    root = gauss_newton_root(prior, drawn_from(prior, 1), torch.eye(48), 0.1).double()
+    root = gauss_newton_root(prior, drawn_from(prior, 1), torch.eye(48), 0.1, 5, Counted(None))
+    assert root is not None
+    root = root.double()
     assert torch.allclose(root @ root.T, posterior_covariance(prior, operator), atol=1e-5)
 
 
@@ -67,20 +69,59 @@ def test_an_images_chains_depend_on_its_seed_alone_and_count_what_they_cost() ->
     assert together.samples is not None
     sample = together.alternatives["sample"]
     assert torch.equal(sample.image, together.samples[:, 0])
+    assert sample.status == together.status
     assert torch.allclose(prior.decode(sample.latent), sample.image, atol=1e-3)
 
 
-def test_a_search_that_found_nothing_finite_starts_no_chain(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_chains_move_in_the_posteriors_density_through_a_glow() -> None:
+    """Its log-determinant is not constant, as a linear flow's is."""
+    prior, operator = flow_prior().double(), GaussianSensing((3, 8, 8), m=40)
+    operator = operator.double()
+    images = held_out()[:3].double()
+    y = operator(images[:1])
+    root = torch.randn(192, 192, generator=torch.Generator().manual_seed(0)).double() / 500
+    target = Target(prior, operator, y, operator.sigma, images, root, 2, Counted(None))
+    u = torch.randn(3, 192, generator=torch.Generator().manual_seed(1)).double()
+    energy, gradient = target(u)
+    x = images + (u @ root.T).unflatten(1, (3, 8, 8))
+    fit = (operator.A(x) - y).square().sum(dim=1) / (2 * operator.sigma**2)
+    assert torch.allclose(energy, fit - prior.encode(x)[1])
+    along = torch.randn(3, 192, generator=torch.Generator().manual_seed(2)).double()
+    rise = (target(u + 1e-5 * along)[0] - target(u - 1e-5 * along)[0]) / 2e-5
+    assert torch.allclose(rise, (gradient * along).sum(dim=1), rtol=1e-4)
+
+
+def test_an_image_without_a_start_spoils_no_other() -> None:
     operator = GaussianSensing((3, 8, 8), m=40)
     y = operator(held_out()[:2])
-    method = PosteriorChains(flow_prior(), steps=8, leapfrogs=1, samples=2, evaluations=5)
     y[0] = torch.nan
+    method = PosteriorChains(flow_prior(), steps=8, leapfrogs=1, samples=2, evaluations=5)
     found = method.recover(y, operator)
     assert found.status[0] == "diverged" and found.status[1] in ("mixed", "unmixed")
     assert found.diagnostics["r_hat"].isnan().tolist() == [True, False]
     assert found.image[1].isfinite().all()
+
+
+def test_a_start_of_no_finite_density_is_replaced_and_slows_no_chain() -> None:
+    prior, operator = flow_prior(), GaussianSensing((3, 8, 8), m=40)
+    samples = held_out()[:3].clone()
+    y = operator(samples[:1])
+    samples[0] = torch.nan
+    samples[2] = 1e30
+    start = startable(prior, operator, y, samples)
+    assert start is not None and torch.equal(start, samples[[1, 1, 1]])
+    assert startable(prior, operator, y, samples[[0, 2]]) is None
+
+
+def test_progress_is_told_of_every_evaluation() -> None:
+    operator = GaussianSensing((3, 8, 8), m=40)
+    told: list[int] = []
+    method = PosteriorChains(
+        flow_prior(), steps=8, leapfrogs=3, samples=4, evaluations=5, batch_size=2
+    )
+    method.recover(operator(held_out()[:1]), operator, progress=lambda n, _: told.append(n))
+    rows_of_f, chains = 192 // 2, 2 * (1 + 8 * 3)
+    assert told[-(rows_of_f + chains) :] == list(range(1, rows_of_f + chains + 1))
 
 
 def test_what_it_cannot_serve_is_named() -> None:
