@@ -126,13 +126,18 @@ class Calibration(Study):
         parts = []
         for source, side, names, truth in self.sources(given):
             for fraction in self.fractions:
-                progress(f"sample {source} at {fraction:.1%} of n")
+                doing = f"sample {source} at {fraction:.1%} of n"
+                progress(doing)
                 operator = GaussianSensing(prior.image_shape, float(fraction), seed=self.seed)
                 operator = operator.to(given.device)
                 seeds = [seed_from("calibration", self.seed, source, name) for name in names]
                 with torch.no_grad():
                     y = operator(truth, seeds=seeds)
-                found = sampler.recover(y, operator, seeds=seeds)
+
+                def tell(count: int, _: int, doing: str = doing) -> None:
+                    progress(f"{doing}, evaluation {count:,}")  # chains take minutes an image
+
+                found = sampler.recover(y, operator, seeds=seeds, progress=tell)
                 assert found.samples is not None
                 table = self.scalars(truth.flatten(1) @ probes, found.samples.flatten(2) @ probes)
                 told = {

@@ -41,7 +41,10 @@ def calibrated(
     settings |= {"fractions": [0.4], "images": count, "evaluations": 150, **options}
     study = Calibration(**settings)  # type: ignore[arg-type]
     study.check(given)
-    return study, reread(study.compute(given, lambda _: None))["scalars"]
+    told: list[str] = []
+    tables = reread(study.compute(given, told.append))
+    assert any(text.endswith("of n, evaluation 5") for text in told)
+    return study, tables["scalars"]
 
 
 def test_a_linear_flow_is_calibrated(tmp_path: Path) -> None:
