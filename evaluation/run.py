@@ -1,6 +1,7 @@
 """Runs an evaluation: recovers what has no row yet, makes the studies, writes the report."""
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -49,6 +50,7 @@ from studies.bias import balanced, require_known
 from studies.study import Given, Tables, names_in
 
 # tqdm's own estimate takes every image to be equally slow; TimeLeft does not
+SECONDS_IN_A_LOG = 30.0  # between two lines of what a study is doing
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
@@ -193,6 +195,22 @@ def givens(evaluation: Evaluation, bench: Bench, rows: pd.DataFrame) -> dict[str
     }
 
 
+class Doing:
+    """Says what a study is doing: in place on a terminal, a line twice a minute in a log."""
+
+    def __init__(self, name: str, console: Console, status: Status) -> None:
+        self.name, self.console, self.status = name, console, status
+        self._said = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        line = f"{self.name}: {text}"
+        self.status.update(line)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self._said >= SECONDS_IN_A_LOG:
+            self._said = now
+            self.console.print(line)
+
+
 def run_studies(
     evaluation: Evaluation, bench: Bench, rows: pd.DataFrame
 ) -> tuple[list[Section], dict[str, Tables], list[str]]:
@@ -205,12 +223,10 @@ def run_studies(
         given.folder.mkdir(parents=True, exist_ok=True)
         used = {p: bench.priors[p].fingerprint for p in names_in(study, evaluation.priors)}
         folder = evaluation.folder / "studies" / name
-        with Console(stderr=True).status(f"{name} ...") as status:
-
-            def show(text: str, name: str = name, status: Status = status) -> None:
-                status.update(f"{name}: {text}")
-
+        console = Console(stderr=True)
+        with console.status(f"{name} ...") as status:
             try:
+                show = Doing(name, console, status)
                 tables[name] = study_tables(study, given, folder, used, show)
                 sections.append(study_section(study, tables[name], given.folder))
             except OSError:

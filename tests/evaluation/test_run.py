@@ -1,18 +1,21 @@
 """evaluate.py: what is recovered once, and what a rerun computes."""
 
+import io
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
+from rich.status import Status
 
 from core.lock import alone_in
 from datamodules.image_set import ImageSet
 from datamodules.prepare import main as prepare
 from evaluation.config import Evaluation, read_evaluation
 from evaluation.plan import Trials
-from evaluation.run import chosen_images, make_bench
+from evaluation.run import Doing, chosen_images, make_bench
 from priors import load_prior
 from results.rows import COLUMNS, KEY, read_rows
 from tests.evaluation.conftest import Run
@@ -127,3 +130,14 @@ def test_a_cut_row_is_computed_again(run: Run, tmp_path: Path) -> None:
     before, after = text.decode().splitlines(), path.read_text().splitlines()
     psnr = COLUMNS.index("psnr")
     assert [line.split(",")[psnr] for line in after] == [line.split(",")[psnr] for line in before]
+
+
+def test_what_a_study_does_is_told_in_a_log_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("evaluation.run.time.monotonic", lambda: now[0])
+    log = io.StringIO()
+    console = Console(file=log, width=80)
+    doing = Doing("calibration", console, Status("", console=console))
+    for now[0] in (1.0, 29.0, 31.0, 32.0, 62.0):
+        doing(f"evaluation {now[0]:g}")
+    assert log.getvalue() == "calibration: evaluation 31\ncalibration: evaluation 62\n"
