@@ -6,8 +6,10 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +31,7 @@ from results.identity import describe
 from results.means import GROUP, image_means, per_image
 from results.pictures import OF_SAMPLES
 from results.rows import KEY
-from studies.study import Given, Study, Tables, names_in
+from studies.study import Given, Study, Tables, names_in, read_table
 
 MACHINES = "machines"  # files of the machines that made the rows, one of each process
 
@@ -41,7 +43,8 @@ def study_tables(
     fingerprints: Mapping[str, str],
     progress: Callable[[str], None],
 ) -> Tables:
-    """Read a study's tables from disk if all that it depends on is the same, else compute them.
+    """Read a study's tables from disk if all that it depends on is the same, else compute them,
+    from the parts on that an interrupted run has finished.
 
     Args:
         study, given: the study and what it works on.
@@ -65,6 +68,7 @@ def study_tables(
         psnrs = given.rows.sort_values(KEY, ignore_index=True)[[*KEY, "config", "psnr"]]
         depends |= {"rows": _digest(psnrs), "attributes": _digest(given.attributes)}
     identity = json.dumps(depends, sort_keys=True, default=str)
+    parts = folder / f"parts-{_digest(identity)}"
     about = folder / "study.json"
     saved = _read_json(about)
     if saved.get("identity") != identity or not all(
@@ -77,15 +81,15 @@ def study_tables(
         about.unlink(missing_ok=True)  # or a kill could leave unfinished tables that pass for whole
         for old in given.folder.glob("*.png"):
             old.unlink()
-        tables = study.compute(given, progress)
+        tables = study.compute(replace(given, parts=parts), progress)
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)
         pictures = sorted(path.name for path in given.folder.glob("*.png"))
         saved = {"identity": identity, "tables": list(tables), "pictures": pictures}
         write_whole(about, json.dumps(saved))
-    images = {"image": str}  # 0000083 is a name
-    return {name: pd.read_csv(folder / f"{name}.csv", dtype=images) for name in saved["tables"]}
+        shutil.rmtree(parts, ignore_errors=True)
+    return {name: read_table(folder / f"{name}.csv") for name in saved["tables"]}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -96,10 +100,13 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _digest(data: pd.DataFrame | Tensor | None) -> str:
+def _digest(data: pd.DataFrame | Tensor | str | None) -> str:
     if data is None:
         return ""
-    content = data.numpy().tobytes() if isinstance(data, Tensor) else data.to_csv().encode()
+    if isinstance(data, Tensor):
+        content = data.numpy().tobytes()
+    else:
+        content = (data if isinstance(data, str) else data.to_csv()).encode()
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 

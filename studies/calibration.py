@@ -8,7 +8,8 @@ too.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,15 @@ DRAWN = "x = G(z)"  # the source of images that the prior draws
 DRAWS = 500  # of the bootstrap over images
 BINS = 4  # of ranks, in the test of uniformity
 SIGNIFICANT = 0.01
+
+
+class Source(NamedTuple):
+    """Images whose truth is known: (N, C, H, W), in [0, 1] where they are photographs."""
+
+    name: str
+    distribution: str
+    image_names: Sequence[str]
+    truth: Tensor
 
 
 class Calibration(Study):
@@ -121,36 +131,61 @@ class Calibration(Study):
         deviation, freedom (its degrees). Of chains also r_hat, effective_samples, acceptance and
         step, which are the image's.
         """
-        prior, sampler = given.prior(self.prior), self.sampler(given)
-        probes = self.probes(prior.image_shape).to(given.device)
-        parts = []
-        for source, side, names, truth in self.sources(given):
+        sampler = self.sampler(given)
+        at_once = max(1, sampler.batch_size // self.samples)
+        tables = []
+        for number, source in enumerate(self.sources(given)):
             for fraction in self.fractions:
-                doing = f"sample {source} at {fraction:.1%} of n"
-                progress(doing)
-                operator = GaussianSensing(prior.image_shape, float(fraction), seed=self.seed)
+                shape = sampler.prior.image_shape
+                operator = GaussianSensing(shape, float(fraction), seed=self.seed)
                 operator = operator.to(given.device)
-                seeds = [seed_from("calibration", self.seed, source, name) for name in names]
-                with torch.no_grad():
-                    y = operator(truth, seeds=seeds)
+                for first in range(0, len(source.truth), at_once):
+                    images = slice(first, first + at_once)
+                    part = partial(self.sampled, sampler, operator, source, images, progress)
+                    table = given.part(f"{number}-{fraction:g}-{first}", part)
+                    tables.append(table.assign(fraction=fraction))
+        return {"scalars": pd.concat(tables, ignore_index=True)}
 
-                def tell(count: int, _: int, doing: str = doing) -> None:
-                    progress(f"{doing}, evaluation {count:,}")  # chains take minutes an image
+    def sampled(
+        self,
+        sampler: PosteriorSamples,
+        operator: GaussianSensing,
+        source: Source,
+        images: slice,
+        progress: Callable[[str], None],
+    ) -> pd.DataFrame:
+        """Make the rows of a few images of a source."""
+        truth = source.truth[images]
+        seeds = [
+            seed_from("calibration", self.seed, source.name, name)
+            for name in source.image_names[images]
+        ]
+        last = images.start + len(truth)
+        doing = f"sample {source.name} at {operator.measurements} measurements, images "
+        doing += f"{images.start + 1} to {last} of {len(source.truth)}"
+        progress(doing)
+        with torch.no_grad():
+            y = operator(truth, seeds=seeds)
 
-                found = sampler.recover(y, operator, seeds=seeds, progress=tell)
-                assert found.samples is not None
-                table = self.scalars(truth.flatten(1) @ probes, found.samples.flatten(2) @ probes)
-                told = {
-                    name: value.cpu().numpy()[table["image"]]
-                    for name, value in found.diagnostics.items()
-                }
-                parts.append(
-                    table.assign(source=source, distribution=side, fraction=fraction, **told)
-                )
-        return {"scalars": pd.concat(parts, ignore_index=True)}
+        def tell(count: int, _: int) -> None:
+            progress(f"{doing}, evaluation {count:,}")  # chains take minutes an image
 
-    def sources(self, given: Given) -> Iterator[tuple[str, str, Sequence[str], Tensor]]:
-        """Yield name, distribution, image names and images (N, C, H, W) in [0, 1] of each source.
+        found = sampler.recover(y, operator, seeds=seeds, progress=tell)
+        assert found.samples is not None
+        probes = self.probes(operator.image_shape).to(truth)
+        table = self.scalars(truth.flatten(1) @ probes, found.samples.flatten(2) @ probes)
+        told = {
+            name: value.cpu().numpy()[table["image"]] for name, value in found.diagnostics.items()
+        }
+        return table.assign(
+            image=table["image"] + images.start,
+            source=source.name,
+            distribution=source.distribution,
+            **told,
+        )
+
+    def sources(self, given: Given) -> Iterator[Source]:
+        """Yield the images that the prior draws, then those of each set.
 
         Images of the prior are not clamped: they are what it says images are.
         """
@@ -158,11 +193,11 @@ class Calibration(Study):
         seeds = [seed_from("calibration draw", self.seed, index) for index in range(self.images)]
         with torch.no_grad():
             drawn = prior.decode(prior.initial_latent(seeds, 1.0).to(given.device))
-        yield DRAWN, "prior", [str(index) for index in range(self.images)], drawn
+        yield Source(DRAWN, "prior", [str(index) for index in range(self.images)], drawn)
         for dataset in self.datasets:
             images = given.first_images(dataset, self.images, prior)
             truth = unit_range(images.images, given.device)
-            yield dataset, images.distribution, images.image_names, truth
+            yield Source(dataset, images.distribution, images.image_names, truth)
 
     def probes(self, image_shape: tuple[int, int, int]) -> Tensor:
         """Make the scalars' weights (n, 2 directions): unit directions, then single pixels."""

@@ -1,6 +1,7 @@
 """Singular values of a trained generator's Jacobian at natural images (paper, section 5)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 import torch
@@ -129,16 +130,24 @@ class Jacobian(Study):
         spectra = []
         for i, name in enumerate(images.image_names):
             progress(f"Jacobian at image {i + 1} of {len(z)}")
-            if self.rank is None:
-                values = singular_values(prior.network, z[i], self.chunk)
-            else:
-                values = leading_singular_values(prior.network, z[i], self.rank, self.chunk)
-            spectrum = pd.DataFrame({"singular_value": values.cpu().numpy()})
-            spectrum.insert(0, "index", range(1, len(spectrum) + 1))
-            spectrum.insert(0, "n", prior.latent_dim)
-            spectrum.insert(0, "image", name)
-            spectra.append(spectrum.assign(exact=int(self.rank is None)))
+            spectra.append(given.part(str(i), partial(self.spectrum, prior, name, z[i])))
         return {"singular_values": pd.concat(spectra, ignore_index=True)}
+
+    def spectrum(self, prior: FlowPrior, name: str, z: Tensor) -> pd.DataFrame:
+        """Make the rows of one image, of latent z (n,)."""
+        if self.rank is None:
+            values = singular_values(prior.network, z, self.chunk)
+        else:
+            values = leading_singular_values(prior.network, z, self.rank, self.chunk)
+        return pd.DataFrame(
+            {
+                "image": name,
+                "n": prior.latent_dim,
+                "index": range(1, len(values) + 1),
+                "singular_value": values.cpu().numpy(),
+                "exact": int(self.rank is None),
+            }
+        )
 
     def findings(self, tables: Tables) -> list[str]:
         table = tables["singular_values"]

@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from core.files import write_whole
 from datamodules.image_set import ImageSet
 from priors.prior import FlowPrior, Prior
 
@@ -32,6 +33,7 @@ class Given:
         device: of the priors.
         folder: for pictures (PNG); nothing publishes them.
         attributes: what images show, by name (see `datamodules.tables.read_attributes`), if known.
+        parts: folder of this study's finished parts; without one, none is kept.
     """
 
     priors: Mapping[str, Prior]
@@ -40,6 +42,20 @@ class Given:
     device: torch.device
     folder: Path
     attributes: pd.DataFrame | None = None
+    parts: Path | None = None
+
+    def part(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """Compute a part of a table, or read it where an interrupted run has left it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.parts is None:
+            return compute()
+        path = self.parts / f"{name}.csv"
+        if not path.exists():
+            write_whole(path, compute().to_csv(index=False))
+        return read_table(path)
 
     def prior(self, name: str) -> Prior:
         """Return the prior of that name. Raises ValueError if there is none."""
@@ -87,7 +103,10 @@ class Study(ABC):
 
     @abstractmethod
     def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
-        """Do the slow part. The tables go to disk as CSV, and the rest sees only them."""
+        """Do the slow part. The tables go to disk as CSV, and the rest sees only them.
+
+        What takes minutes comes in parts (`Given.part`): the next run goes on after the last one.
+        """
 
     @abstractmethod
     def findings(self, tables: Tables) -> list[str]:
@@ -96,6 +115,12 @@ class Study(ABC):
     @abstractmethod
     def figures(self, tables: Tables) -> dict[str, Figure]:
         """Draw figures (caption -> figure), in the colours of whatever rcParams are in force."""
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a study's table, every float as it was written."""
+    images = {"image": str}  # 0000083 is a name
+    return pd.read_csv(path, dtype=images, float_precision="round_trip")
 
 
 def unit_range(images: Tensor, device: torch.device) -> Tensor:

@@ -29,21 +29,28 @@ def gaussian(width: float = 1.0) -> FlowPrior:
 
 
 def calibrated(
-    prior: FlowPrior, folder: Path, count: int = 100, **options: object
+    prior: FlowPrior,
+    folder: Path,
+    count: int = 100,
+    parts: Path | None = None,
+    **options: object,
 ) -> tuple[Calibration, pd.DataFrame]:
     """The study of images that the Gaussian of width 1 draws, under another name."""
     seeds = [1000 + index for index in range(count)]
     truth = gaussian().decode(gaussian().initial_latent(seeds, 1.0))
     images = (truth.clamp(0, 1) * 255).round().to(torch.uint8)
     held_out = ImageSet("held-out", "in", images, [f"face-{seed}" for seed in seeds])
-    given = Given({"g": prior}, {"held-out": held_out}, pd.DataFrame(), torch.device("cpu"), folder)
+    device, sets = torch.device("cpu"), {"held-out": held_out}
+    given = Given({"g": prior}, sets, pd.DataFrame(), device, folder, parts=parts)
     settings = {"prior": "g", "datasets": ["held-out"], "chosen_on": "held-out", "perturb": True}
     settings |= {"fractions": [0.4], "images": count, "evaluations": 150, **options}
     study = Calibration(**settings)  # type: ignore[arg-type]
     study.check(given)
     told: list[str] = []
     tables = reread(study.compute(given, told.append))
-    assert any(text.endswith("of n, evaluation 5") for text in told)
+    assert told or parts
+    if told:
+        assert any(text.endswith(f"of {count}, evaluation 5") for text in told)
     return study, tables["scalars"]
 
 
@@ -61,6 +68,20 @@ def test_a_linear_flow_is_calibrated(tmp_path: Path) -> None:
     assert "ranks of 100 images drawn from the prior are uniform" in said
     assert "At 40.0% of n, 90% intervals hold: x = G(z) " in said
     assert len(study.figures({"scalars": scalars})) == 2
+
+
+def test_parts_that_an_interrupted_run_has_left_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images are sampled at once; they keep their numbers."""
+    _, whole = calibrated(gaussian(), tmp_path, 5)
+    _, parted = calibrated(gaussian(), tmp_path, 5, parts=tmp_path / "parts")
+    monkeypatch.setattr(Calibration, "sampled", lambda *_: pytest.fail("sampled again"))
+    _, again = calibrated(gaussian(), tmp_path, 5, parts=tmp_path / "parts")
+    pd.testing.assert_frame_equal(whole, parted)
+    pd.testing.assert_frame_equal(whole, again)
+    assert whole["image"].unique().tolist() == list(range(5))
+    assert len(list((tmp_path / "parts").iterdir())) == 2 * 3
 
 
 def test_a_prior_that_is_too_narrow_is_caught_and_a_factor_mends_it(tmp_path: Path) -> None:

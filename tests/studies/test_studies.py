@@ -1,8 +1,12 @@
 """All studies: tables survive being saved, what is missing is named."""
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
+from torch import Tensor
 
+from evaluation.outcome import study_tables
+from priors.prior import FlowPrior
 from studies.jacobian import (
     Jacobian,
 )
@@ -35,6 +39,44 @@ def test_saved_tables_are_enough_to_draw(study: Study, given: Given) -> None:
             for caption, figure in study.figures(tables).items():
                 assert caption.endswith(".")
                 figure.draw_without_rendering()
+
+
+def test_an_interrupted_study_goes_on_after_its_last_part(
+    given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    of_an_image = Jacobian.spectrum
+
+    def spectrum(study: Jacobian, prior: FlowPrior, name: str, z: Tensor) -> pd.DataFrame:
+        made.append(name)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return of_an_image(study, prior, name, z)
+
+    monkeypatch.setattr(Jacobian, "spectrum", spectrum)
+    study, folder = Jacobian(dataset="celeba-val", images=3, rank=2), given.folder / "study"
+    with pytest.raises(KeyboardInterrupt):
+        study_tables(study, given, folder, {}, lambda _: None)
+    tables = study_tables(study, given, folder, {}, lambda _: None)
+    first, second, third = given.sets["celeba-val"].image_names[:3]
+    assert made == [first, second, second, third]
+    whole = reread(study.compute(given, lambda _: None))
+    pd.testing.assert_frame_equal(tables["singular_values"], whole["singular_values"])
+    assert not list(folder.glob("parts*"))
+
+
+def test_a_study_with_other_options_shares_no_part(given: Given) -> None:
+    folder = given.folder / "study"
+
+    def stop(doing: str) -> None:
+        if doing == "Jacobian at image 2 of 2":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study_tables(Jacobian(dataset="celeba-val", images=2, rank=2), given, folder, {}, stop)
+    other = Jacobian(dataset="celeba-val", images=2, rank=3)
+    table = study_tables(other, given, folder, {}, lambda _: None)["singular_values"]
+    assert (table.groupby("image").size() == 3).all()
 
 
 @pytest.mark.parametrize(
