@@ -11,7 +11,7 @@ from torch import Tensor
 from core.precision import require_full_precision
 from priors.prior import FlowPrior
 from recovery import gaussian_posterior, image_search
-from recovery.gaussian_posterior import gaussian_of, posterior_of, typical_of
+from recovery.gaussian_posterior import factored, gaussian_of, posterior_of, typical_of
 from recovery.image_search import ImageSearch
 from recovery.latent_search import LatentSearch
 from recovery.linear_gaussian import Wiener, matrix_of
@@ -60,20 +60,31 @@ def test_the_gaussian_is_that_of_the_samples() -> None:
     assert gaussian_of(prior, 100, CPU) is not fitted  # fewer than values, and not singular
 
 
-def test_the_posterior_is_the_wiener_filters_and_ends_with_its_operator() -> None:
-    prior, operator = gaussian_prior(0.02), GaussianSensing(SHAPE, m=20)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_the_posterior_is_the_wiener_filters(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gaussian_posterior, "BLOCK", 10)  # as of a larger image: several, one short
+    prior = gaussian_prior(0.02)
     y = operator(drawn_from(prior))
     fitted = gaussian_of(prior, 500, CPU)
-    posterior = posterior_of(fitted, operator, y, operator.sigma)
+    posterior = factored(fitted, operator, y, operator.sigma)
     covariance = fitted.root @ fitted.root.T
     matrix = matrix_of(operator, y).double()
-    seen = matrix @ covariance @ matrix.T + operator.sigma**2 * torch.eye(20).double()
+    seen = matrix @ covariance @ matrix.T + operator.sigma**2 * torch.eye(len(matrix)).double()
     gain = torch.linalg.solve(seen, matrix @ covariance).T
     assert torch.allclose(
         posterior.root @ posterior.root.T, covariance - gain @ matrix @ covariance
     )
-    expected = fitted.mean + (y.double() - fitted.mean @ matrix.T) @ gain.T
+    expected = fitted.mean + (y.flatten(1).double() - fitted.mean @ matrix.T) @ gain.T
     assert torch.allclose(posterior.mean(y, operator).flatten(1).double(), expected, atol=1e-4)
+
+
+def test_the_posterior_is_kept_as_long_as_its_operator() -> None:
+    prior, operator = gaussian_prior(0.02), GaussianSensing(SHAPE, m=20)
+    y = operator(drawn_from(prior))
+    fitted = gaussian_of(prior, 500, CPU)
+    posterior = posterior_of(fitted, operator, y, operator.sigma)
     assert posterior_of(fitted, operator, y, operator.sigma) is posterior
     assert posterior_of(fitted, operator, y, 0.1) is not posterior
     held = len(gaussian_posterior._posteriors)
