@@ -88,7 +88,8 @@ def study_tables(
         pictures = sorted(path.name for path in given.folder.glob("*.png"))
         saved = {"identity": identity, "tables": list(tables), "pictures": pictures}
         write_whole(about, json.dumps(saved))
-        shutil.rmtree(parts, ignore_errors=True)
+        for done in folder.glob("parts-*"):  # of other options too
+            shutil.rmtree(done, ignore_errors=True)
     return {name: read_table(folder / f"{name}.csv") for name in saved["tables"]}
 
 

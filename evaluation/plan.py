@@ -26,7 +26,8 @@ class Trials:
         sets: names, of `sets`.
         images: of each set, the first so many (all where there are fewer).
         seeds: of the measurements' noise and of random starts; the mean over them is reported.
-        gammas: solve each problem at each of these weights of the penalty instead of its own.
+        gammas: solve each problem at each of these weights of the penalty instead of its own,
+            by the methods that have one.
         balance: attributes. Of a set that the attribute table knows, take instead the first images
             that make `per_group` with each attribute and as many without it.
         per_group: see `balance`.
@@ -142,9 +143,12 @@ def plan(trials: Trials, bench: Bench, run: str, texts: ConfigTexts) -> Iterator
     """Yield all jobs, problem by problem: methods that share one see the same A and noise."""
     for problem in trials.problems:
         for method in trials.methods:
-            gammas: Sequence[float] = [bench.problems[problem].gamma]
-            if trials.gammas is not None and bench.methods[method].prior is not None:
-                gammas = trials.gammas
+            own = bench.problems[problem].gamma
+            gammas: Sequence[float] = [own]
+            if trials.gammas is not None:
+                row = Row(run, "", 0, 0, problem=problem, method=method, gamma=own)
+                job = bench.job(row, trials.sets[0], ConfigTexts(None))
+                gammas = trials.gammas if job.method.takes_gamma(job.operator) else gammas
             for gamma in gammas:
                 for dataset in trials.sets:
                     for seed in trials.seeds:

@@ -28,7 +28,8 @@ class Reconstructor(PriorFree):
     """A deepinv reconstructor as a method: whatever computes images as model(y, physics).
 
     It reconstructs every image on its own, with its own seed. Status: `diverged` if the image is
-    not finite, `budget` if an algorithm of deepinv reports that it has not converged.
+    not finite, `budget` if an algorithm of deepinv reports that it has not converged. Steps and
+    evaluations are its iterations, and 1 for any other reconstructor.
 
     Args:
         model: a description, or the module itself.
@@ -74,10 +75,14 @@ class Reconstructor(PriorFree):
         return in_parts(one, len(y), 1)
 
     def _one(self, model: nn.Module, y: Tensor, physics: nn.Module, operator: Operator) -> Recovery:
+        made: list[None] = []  # iterations
+        iterator = getattr(getattr(model, "fixed_point", None), "iterator", None)
+        if iterator is not None:
+            iterator.register_forward_hook(lambda *_: made.append(None))
         image = model(y, physics)
         finite = bool(image.isfinite().all())
         residual = residual_norm(image, y, operator)
-        steps = torch.ones(1, dtype=torch.int64)
+        steps = torch.tensor([max(1, len(made))])
         finished = getattr(model, "has_converged", True)
         return Recovery(
             image=image,

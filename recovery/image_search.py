@@ -128,6 +128,9 @@ class ImageSearch(PriorBased):
             return "it does not tell its noise, nor does the method's sigma"
         return None
 
+    def takes_gamma(self, operator: Operator) -> bool:
+        return self.hindrance(operator) is not None
+
     def posterior(self, y: Tensor, operator: Operator) -> Posterior:
         """Make, or look up, that of the prior's Gaussian given measurements y (B, ...)."""
         sigma = max(operator.sigma if self.sigma is None else self.sigma, LEAST_SIGMA)

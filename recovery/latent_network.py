@@ -69,6 +69,9 @@ class LatentNetworkFit(PriorBased):
         self.learning_rate = learning_rate
         self.batch_size = batch_size
 
+    def takes_gamma(self, operator: Operator) -> bool:
+        return False
+
     def _recover(
         self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:

@@ -93,6 +93,9 @@ class Wiener(PriorBased):
             )
         return max(sigma, LEAST_SIGMA) ** 2
 
+    def takes_gamma(self, operator: Operator) -> bool:
+        return False
+
     @torch.no_grad()
     def _recover(
         self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None

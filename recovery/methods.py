@@ -121,6 +121,10 @@ class Method(nn.Module):
     def check(self, operator: Operator) -> None:
         """Raise ValueError, with the reason, if this method cannot serve the operator."""
 
+    def takes_gamma(self, operator: Operator) -> bool:
+        """Whether the weight of the penalty, gamma, changes what it recovers."""
+        return False
+
     def forward(self, y: Tensor, physics: nn.Module, **kwargs: Any) -> Tensor:
         """Recover images (B, C, H, W) from y of one of our operators or of a deepinv physics."""
         prior = getattr(self, "prior", None)
@@ -138,6 +142,9 @@ class PriorBased(Method):
 
     A class apart from `PriorFree`, so that the parser of configs reports errors of the right one.
     """
+
+    def takes_gamma(self, operator: Operator) -> bool:
+        return True
 
 
 # (prior, gamma) -> method; gamma is the weight of the penalty, which belongs to the problem

@@ -96,6 +96,9 @@ class PosteriorSamples(LatentSearch):
                 f"{operator.label} tells none: leave out perturb"
             )
 
+    def takes_gamma(self, operator: Operator) -> bool:
+        return not self.perturb
+
     def _recover(
         self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
     ) -> Recovery:

@@ -13,7 +13,7 @@ import pandas as pd
 from report.curves import comparison_figure, training_curves
 from report.terminal import comparison_table, show, summary_table
 from results.means import compared
-from results.rows import read_rows
+from results.rows import measured, read_rows
 
 
 def main(arguments: list[str]) -> None:
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="the figure's file (by default next to its rows)")
     options = parser.parse_args(arguments)
     try:
-        parts = [read_rows(directory) for directory in options.runs]
+        parts = [rows_of(directory) for directory in options.runs]
         for directory, part in zip(options.runs, parts, strict=True):
             if part.empty:
                 raise ValueError(f"{directory} has no recovered image yet")
@@ -39,6 +39,12 @@ def main(arguments: list[str]) -> None:
     show(table)
     figure.savefig(out, dpi=110)
     print(out)
+
+
+def rows_of(run: Path) -> pd.DataFrame:
+    """Read the rows of a run, with what they measure as far as it tells."""
+    rows = read_rows(run)
+    return rows.assign(measured=rows["config"].map(measured(run if run.is_dir() else run.parent)))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 A difference between two methods is the mean of the differences on the images both recovered. The
 leader is the method whose smallest difference to another is the largest: where all have the same
-images, the one with the highest mean. The report claims the lead only if that difference is of at
-least FEW images and exceeds its standard error times the two-sided 95% quantile of Student's t.
+images, the one with the highest mean. The report claims the lead only if each of its differences of
+at least FEW images exceeds its standard error times the two-sided 95% quantile of Student's t.
 Pairs with fewer images in common do not count: a slow method that ran on few images decides
 nothing about the others.
 """
@@ -41,8 +41,12 @@ class Lead:
     @property
     def clear(self) -> bool:
         """Whether the difference is more than chance: a t-test, on FEW images or more."""
-        known = not self.few and not self.circular
-        return known and self.mean > stdtrit(self.images - 1, 0.975) * self.sem
+        return not self.few and not self.circular and self.margin > 0
+
+    @property
+    def margin(self) -> float:
+        """The lower end of the difference's 95% interval."""
+        return self.mean - float(stdtrit(self.images - 1, 0.975)) * self.sem
 
     def __str__(self) -> str:
         spread = "" if math.isnan(self.sem) else f" ± {self.sem:.2f}"
@@ -53,7 +57,8 @@ def lead(scores: pd.DataFrame) -> Lead | None:
     """Find who leads, and by how much, from PSNR in dB: a column per method, a line per image.
 
     Compares each pair of methods on the images both recovered, and only pairs with FEW of them or
-    more if there are any. None if no two methods have an image in common.
+    more if there are any. Tells the leader's smallest difference, or, where any may be chance, the
+    one that most may. None if no two methods have an image in common.
     """
     pairs = _pairs(scores)
     pairs = [pair for pair in pairs if not pair.few] or pairs
@@ -63,7 +68,9 @@ def lead(scores: pd.DataFrame) -> Lead | None:
     found = max(smallest.values(), key=lambda pair: pair.mean, default=None)
     if found is not None and found.mean < 0:  # a above b above c above a, on other images each
         return Lead(found.next, found.best, -found.mean, found.sem, found.images, circular=True)
-    return found
+    of_best = [pair for pair in pairs if found is not None and pair.best == found.best]
+    doubtful = [pair for pair in of_best if not pair.few and not pair.clear]
+    return min(doubtful, key=lambda pair: pair.margin) if doubtful else found
 
 
 def _pairs(scores: pd.DataFrame) -> list[Lead]:
@@ -121,8 +128,8 @@ def leads(images: pd.DataFrame, layout: Layout) -> tuple[list[str], list[str]]:
     chosen = "; γ is each method's best on these images" if layout == "gamma" else ""
     meaning = (
         "Two methods are compared on the n images that both recovered: mean difference in PSNR "
-        f"± its standard error{inside}{chosen}. A method leads where its smallest difference to "
-        f"another, of at least {FEW} images, exceeds the standard error times the 95% quantile "
+        f"± its standard error{inside}{chosen}. A method leads where its difference to every "
+        f"other, of at least {FEW} images, exceeds the standard error times the 95% quantile "
         "(two-sided) of Student's t; of fewer no lead is claimed."
     )
     return sentences, [meaning]

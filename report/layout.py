@@ -25,7 +25,8 @@ def laid_out(images: pd.DataFrame, n: int) -> tuple[Layout, pd.DataFrame]:
         images["setting"] = images["problem"].where(names == 1, level)
         images["x"] = images["gamma"].where(gammas > 1)
         return "gamma", images.sort_values(["sigma", "m", "x"], kind="stable", na_position="first")
-    if images["kind"].eq("cs").all() and images["m"].nunique() > 1:
+    told_by_m = images.groupby("m")["problem"].nunique().eq(1).all()
+    if images["kind"].eq("cs").all() and images["m"].nunique() > 1 and told_by_m:
         images["setting"] = percent(images["fraction"])
         images["x"] = images["fraction"]
         return "m", images.sort_values("m", kind="stable")

@@ -6,7 +6,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from results.means import GROUP, latest, means, named
+from results.means import latest, means, named
 
 
 def summary_table(rows: pd.DataFrame) -> Table:
@@ -56,7 +56,9 @@ def comparison_table(rows: pd.DataFrame) -> Table:
         table.add_column(column, no_wrap=True)
     for column in ("m", "images", *names):
         table.add_column(column, justify="right")
-    for (problem, m, dataset, distribution), group in rows.groupby(GROUP[:-1], sort=False):
+    # a set may be in distribution for one prior and out of it for another
+    for (problem, m, dataset), group in rows.groupby(["problem", "m", "dataset"], sort=False):
+        distribution = "/".join(group["distribution"].unique())
         cells = []
         for name in names:
             (mean,) = means(group[group["recovery"] == name]).itertuples()

@@ -120,12 +120,17 @@ def latest(rows: pd.DataFrame) -> pd.DataFrame:
 def compared(rows: pd.DataFrame) -> pd.DataFrame:
     """Keep each run's last rows of the measurements that all priors and methods recovered.
 
-    Adds the column `recovery`: prior and method, and the run too where several share these.
+    A measurement is known by the names of problem, set and image, and by what the column `measured`
+    tells of operator and set (`results.rows.measured`); rows without it pass for those of the same
+    names. Adds the column `recovery`: prior and method, and the run too where several share these.
 
     Raises:
         ValueError: there is no such measurement.
     """
     rows = named(latest(rows))
+    told = rows.get("measured", pd.Series(index=rows.index, dtype=object))
+    first = told.groupby([rows[name] for name in MEASUREMENT]).transform("first")
+    rows = rows.assign(measured=told.fillna(first).fillna(""))
     free = rows["prior"].eq("")  # of any prior: the same in every run
     again = rows.duplicated([*MEASUREMENT, "method", "config"], keep="last")
     rows = rows[~(free & again)].copy()
@@ -134,8 +139,15 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
     if (rows[~free].groupby("recovery")["run"].nunique() > 1).any():
         of_run = rows["run"] + ": " + rows["recovery"]
         rows["recovery"] = rows["recovery"].where(free, of_run)
-    by = rows.groupby(MEASUREMENT)["recovery"].transform("nunique")
-    rows = rows[by == rows["recovery"].nunique()]
-    if rows.empty:
-        raise ValueError("these runs have no problem, image and noise in common")
-    return rows
+    every = rows["recovery"].nunique()
+    by_name = rows.groupby(MEASUREMENT)["recovery"].transform("nunique") == every
+    same = rows.groupby([*MEASUREMENT, "measured"])["recovery"].transform("nunique") == every
+    if same.any():
+        return rows[same]
+    if by_name.any():
+        problem, dataset = rows.loc[by_name, ["problem", "dataset"]].iloc[0]
+        raise ValueError(
+            f"these runs do not compare: under the names {problem} and {dataset} they have another "
+            "operator or another prepared set"
+        )
+    raise ValueError("these runs have no problem, image and noise in common")

@@ -136,14 +136,32 @@ def _first_used(folder: Path) -> dict[str, int]:
     Copying a folder changes its files' times, but not this.
     """
     places: dict[str, int] = {}
-    for file in sorted(folder.glob("configs*.jsonl"), key=_by_number):
-        try:
-            used = [str(json.loads(line)["hash"]) for line in whole_lines(file).splitlines()]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file} is damaged: {error!r}. Move it away") from error
-        for place, config in enumerate(used):
-            places.setdefault(config, place)
+    for place, config, _ in _configs(folder):
+        places.setdefault(config, place)
     return places
+
+
+def measured(folder: Path) -> dict[str, str]:
+    """Tell what each config of a folder measures, by its hash: operator and prepared set."""
+    return {
+        config: json.dumps([told.get("problem"), told.get("set")], sort_keys=True)
+        for _, config, told in _configs(folder)
+    }
+
+
+def _configs(folder: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield place in its file, hash and text of each config of a folder.
+
+    Raises ValueError for a damaged file, by its name.
+    """
+    for file in sorted(folder.glob("configs*.jsonl"), key=_by_number):
+        for place, line in enumerate(whole_lines(file).splitlines()):
+            try:
+                told = json.loads(line)
+                config, text = str(told["hash"]), dict(told.get("config") or {})
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ValueError(f"{file} is damaged: {error!r}. Move it away") from error
+            yield place, config, text
 
 
 def superseded(rows: pd.DataFrame) -> pd.Series:

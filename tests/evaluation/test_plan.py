@@ -33,6 +33,34 @@ def test_gammas_replace_the_problems_own_for_methods_with_a_prior(run: Run) -> N
     assert penalised.is_monotonic_decreasing
 
 
+def test_methods_without_a_penalty_solve_a_problem_once(arguments: list[str]) -> None:
+    """A flow's image search has none for denoising; where it cannot search images, it has one."""
+    methods = {
+        "map": "recovery.image_search.ImageSearch",
+        "samples": "recovery.posterior.PosteriorSamples",
+        "free": "recovery.linear.Adjoint",
+    }
+    named = "".join(
+        f"{name}: {{{'' if name == 'free' else 'prior: glow, '}method: {{class_path: {path}}}}}, "
+        for name, path in methods.items()
+    )
+    config, _ = read_evaluation(
+        [
+            *arguments,
+            f"--methods={{{named}}}",
+            "--trials.problems=[denoise]",
+            "--trials.methods=[map, samples, free]",
+            "--trials.sets=[faces]",
+            "--trials.seeds=[0]",
+            "--trials.gammas=[0, 0.1]",
+        ]
+    )
+    bench = make_bench(config, torch.device("cpu"))
+    jobs = plan(config.trials, bench, "tiny", ConfigTexts(None))
+    solved = [(job.template.method, job.template.gamma) for job in jobs]
+    assert solved == [("map", 0.01), ("samples", 0.0), ("samples", 0.1), ("free", 0.0)]
+
+
 def test_methods_that_share_a_problem_see_one_operator(
     arguments: list[str],
 ) -> None:

@@ -213,6 +213,10 @@ def test_total_variation_recovers_what_linear_algebra_does_not() -> None:
     x, sensing = images(2), GaussianSensing(SHAPE, m=0.4)
     y = sensing(x)
     smooth = TotalVariation(weight=0.003).recover(y, sensing)
+    assert (smooth.evaluations > 10).all() and (smooth.evaluations <= 500).all()
+    cut = TotalVariation(weight=0.003, iterations=7).recover(y, sensing)
+    assert cut.steps.tolist() == cut.evaluations.tolist() == [7, 7]
+    assert set(cut.status) == {"budget"}
     assert (psnr(smooth.image, x) > psnr(PseudoInverse().recover(y, sensing).image, x) + 5).all()
     alone = TotalVariation(weight=0.003).recover(y[1:], sensing)
     assert torch.allclose(alone.image[0], smooth.image[1], atol=1e-5)

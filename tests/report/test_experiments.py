@@ -59,6 +59,35 @@ def test_no_lead_within_the_quantile_of_t_nor_of_few_images() -> None:
     assert only is not None and not only.clear
 
 
+def test_a_lead_is_over_every_other_method_not_only_the_nearest() -> None:
+    rng = np.random.default_rng(2)
+    a = rng.normal(30, 3, 100)
+    scores = pd.DataFrame({"a": a, "b": a - rng.normal(0.27, 0.5, 100), "c": np.nan})
+    scores.loc[:7, "c"] = a[:8] - 0.6 + np.array([2.5, -2.5] * 4)  # further, and may be chance
+    found = lead(scores)
+    assert found is not None and (found.best, found.next, found.images) == ("a", "c", 8)
+    assert not found.clear
+    without = lead(scores[["a", "b"]])
+    assert without is not None and without.clear and without.mean < found.mean
+
+
+def test_problems_of_one_m_keep_their_own_columns() -> None:
+    """Two noises at each m: known by their names, and each difference of one problem."""
+    parts = []
+    for method, least in (("glow", 20.0), ("dcgan", 18.0)):
+        for share in (0.1, 0.25):
+            for name, sigma, more in (("", 0.01, 5.0), ("-noisy", 0.1, 0.0)):
+                level = least + 40 * share + more + (4.0 if (method, name) == ("dcgan", "") else 0)
+                psnr = [level + i for i in range(8)]
+                problem, m = f"cs-{share:.0%}{name}", round(share * N)
+                parts += rows_of(method, psnr, problem=problem, m=m, sigma=sigma, kind="cs")
+    shown = section(parts)
+    (table,) = shown.tables.values()
+    assert {"cs-10%", "cs-10%-noisy", "cs-25%", "cs-25%-noisy"} <= set(table.columns)
+    assert "dcgan leads glow by 2.00 ± 0.00 dB (n = 8) on cs-25%;" in shown.sentences[0]
+    assert "glow leads dcgan by 2.00 ± 0.00 dB (n = 8) on cs-25%-noisy." in shown.sentences[0]
+
+
 def test_a_method_of_few_images_decides_nothing_about_the_others() -> None:
     rng = np.random.default_rng(1)
     hard = rng.normal(0, 3, 40)

@@ -15,12 +15,16 @@ from tests.made import two_runs
 def test_the_comparison_as_a_table_and_a_figure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = two_runs()
+    rows = two_runs().assign(config="c")
     console = Console(width=120, record=True)
     console.print(comparison_table(compared(rows)))
     text = console.export_text()
     assert "41.00 ± 1.00" in text and "23.00 ± 1.00" in text  # cs-10%: 40 and 22 plus 10 / 10
     assert "45.00 ± 1.00" in text and "27.00 ± 1.00" in text
+    mixed = rows.copy()  # a set of the GAN's own faces is out of the flow's distribution
+    mixed.loc[(rows["run"] == "one") & (rows["dataset"] == "faces-in"), "distribution"] = "out"
+    console.print(comparison_table(compared(mixed)))
+    assert "faces-in out/in" in console.export_text()
     left, right = comparison_figure(compared(rows)).axes
     assert left.get_title() == "in distribution: faces-in"
     assert right.get_title() == "out of distribution: faces-out"
@@ -30,6 +34,12 @@ def test_the_comparison_as_a_table_and_a_figure(
         folder = tmp_path / run
         folder.mkdir()
         rows[rows["run"] == run].to_csv(folder / "rows.csv", index=False)
+    line = '{"hash": "c", "config": {"problem": {"seed": SEED}, "set": "ab"}}\n'
+    for run, seed in (("one", "0"), ("two", "1")):
+        (tmp_path / run / "configs.jsonl").write_text(line.replace("SEED", seed))
+    with pytest.raises(SystemExit, match="error: these runs do not compare: under the names cs-"):
+        main([str(tmp_path / "one"), str(tmp_path / "two")])
+    (tmp_path / "two" / "configs.jsonl").write_text(line.replace("SEED", "0"))
     main([str(tmp_path / "one"), str(tmp_path / "two")])
     assert (tmp_path / "comparison.png").exists()
     main([str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(tmp_path / "own.png")])
