@@ -1,5 +1,6 @@
 """Checkpoints that a crash cannot spoil."""
 
+import json
 import math
 import time
 import warnings
@@ -35,6 +36,7 @@ class Checkpoints(Checkpoint):
         self.every_minutes = every_minutes
         self.monitor = monitor
         self.best = math.inf
+        self._of: str | None = None  # what it is the least of
         self._is_best = False
         self._saved_at = 0.0
 
@@ -82,8 +84,21 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:  # of a few batches, before training
             return
-        monitor = self.monitor or f"bits_per_dim/{data_of(trainer).validation_names[0]}"
+        data = data_of(trainer)
+        monitor = self.monitor or f"bits_per_dim/{data.validation_names[0]}"
+        held_out = data.identities.get("held_out", {})  # of that name there may be another set now
+        measure = json.dumps([monitor, held_out.get(monitor.rpartition("/")[2])])
+        if self._of not in (None, measure):
+            self.best = math.inf
+        self._of = measure
         value = trainer.callback_metrics.get(monitor)
+        if value is None and self.monitor is not None:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            warnings.warn(
+                f"checkpoints.monitor: no metric is named {monitor}, so there is no best.ckpt; "
+                f"there are {known}",
+                stacklevel=2,
+            )
         if value is not None and value.isfinite() and value < self.best:
             self.best = float(value)
             self._is_best = True
@@ -110,10 +125,11 @@ class Checkpoints(Checkpoint):
             self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "of": self._of}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+        self._of = state_dict.get("of")
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -29,6 +29,7 @@ class Faces(Protocol):
     """Training data and held-out sets; see `datamodules.faces.FaceDataModule`."""
 
     held_out: Mapping[str, ImageSet]
+    identities: Mapping[str, dict[str, str]]
 
     @property
     def validation_names(self) -> list[str]: ...

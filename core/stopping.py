@@ -52,6 +52,15 @@ def note_signals(forward: Callable[[int], object] | None = None) -> None:
         signal.signal(number, note)
 
 
+def leave_signals_to_parent(worker: int = 0) -> None:
+    """In a loader's worker: ignore what the process it works for will obey when nothing is lost.
+
+    Slurm and a terminal signal the workers too. Without them there would be no whole step to save.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def received() -> int:
     """The number of the signal that has been noted; 0 for none."""
     return 0 if _received is None else int(_received)

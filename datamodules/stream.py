@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from core.stopping import leave_signals_to_parent
+from datamodules.shards import DataError
+
 
 class ImageShards(Protocol):
     """Images in shards. `read` yields (global index, encoded image) of the wanted ones only."""
@@ -152,9 +155,21 @@ class StreamLoader:
         self.stream = stream
         self.clock = clock
         self.loader = DataLoader(
-            stream, batch_size=None, num_workers=num_workers, pin_memory=pin_memory
+            stream,
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            worker_init_fn=leave_signals_to_parent,
         )
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         self.stream.images_seen = self.clock()
-        return iter(self.loader)
+        return with_own_errors(iter(self.loader))
+
+
+def with_own_errors(batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """Give the batches; of a worker's DataError, raise what it says without its traceback."""
+    try:
+        yield from batches
+    except DataError as error:
+        raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[-1].strip()) from None

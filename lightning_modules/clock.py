@@ -133,7 +133,9 @@ class ClockedModule(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop when due, after a whole optimiser step, so that no image counted is lost."""
         step_taken = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        if self.images_seen >= self.total_images and (step_taken or self.trainer.is_last_batch):
+        if not (step_taken or self.trainer.is_last_batch):
+            self.trainer.should_stop = False  # of trainer.max_time, which asks again
+        elif self.images_seen >= self.total_images:
             self.trainer.should_stop = True
 
     def require_finite(self, gradient_norm: Tensor) -> None:

@@ -111,6 +111,11 @@ class LatentOptimization(ClockedModule):
                 "data.flip must be false: every image has a latent, and its mirror image would "
                 "need another"
             )
+        if getattr(data, "passes", 1) > 1:
+            raise ValueError(
+                "data.passes must be 1: a run goes on from the latents of its last checkpoint, "
+                "which an image that comes twice before the next one would overwrite"
+            )
         if self.trainer.num_nodes > 1:
             raise ValueError(
                 "trainer.num_nodes must be 1: the processes share a file of latents that is mapped "

@@ -1,6 +1,7 @@
 """Training a flow by maximum likelihood on dequantised images, by gradient."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -100,7 +101,8 @@ class MaximumLikelihood(Likelihood):
         images = batch["image"]
         x = self.dequantise(images, self.noise_at(self.clock_positions(len(images))))
         if self.recorded is None:
-            loss = self.bits_per_dimension(self.network, x).mean()
+            with self.autocast_if_taken():
+                loss = self.bits_per_dimension(self.network, x).mean()
         else:
             z, log_det = self.recorded(x)
             loss = self.in_bits(z, log_det + self.network.log_det()).mean()  # type: ignore[operator]
@@ -108,6 +110,12 @@ class MaximumLikelihood(Likelihood):
         self.advance_clock(len(images))
         self._positions = self.clock_positions(len(images))
         return loss
+
+    def autocast_if_taken(self) -> AbstractContextManager[object]:
+        """Keep a flow that does not say which part of it takes bfloat16 in float32."""
+        if self.takes_bfloat16:
+            return nullcontext()
+        return torch.autocast(self.device.type, enabled=False)
 
     def on_after_backward(self) -> None:
         """Draw the next batch's noise now, while a GPU is still at work."""

@@ -5,7 +5,9 @@ python -m report runs/demo runs/demo-gan    one table and comparison.png, of sev
 """
 
 import argparse
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +26,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     try:
         parts = [rows_of(directory) for directory in options.runs]
+        parts = told_apart(options.runs, parts)
         for directory, part in zip(options.runs, parts, strict=True):
             if part.empty:
                 raise ValueError(f"{directory} has no recovered image yet")
@@ -39,6 +42,17 @@ def main(arguments: list[str]) -> None:
     show(table)
     figure.savefig(out, dpi=110)
     print(out)
+
+
+def told_apart(runs: Sequence[Path], parts: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Name runs by their paths if folders of several have the same last name."""
+    names = [name for part in parts for name in part["run"].unique()]
+    if len(set(names)) == len(names):
+        return list(parts)
+    paths = [run.resolve() for run in runs]
+    shared = os.path.commonpath(paths)
+    told = [os.path.relpath(path, shared) for path in paths]
+    return [part.assign(run=name) for name, part in zip(told, parts, strict=True)]
 
 
 def rows_of(run: Path) -> pd.DataFrame:

@@ -272,7 +272,8 @@ class Train(LightningCLI):
         self.datamodule.setup("fit")  # data that cannot be used leave no trace of the run
         self.check_against_earlier_sets()
         steps = self.datamodule.stream().steps_per_epoch
-        require_interval(self.config_init.fit.trainer.val_check_interval, steps)
+        interval = self.config_init.fit.trainer.val_check_interval
+        require_interval(interval, steps, self.trainer.accumulate_grad_batches)
         first = self.trainer.is_global_zero
         if is_child(self.trainer):
             end_with_parent()

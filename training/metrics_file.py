@@ -16,8 +16,7 @@ class MetricsFile(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        if path.exists():
-            drop_cut_line(path)
+        self._begun = False
 
     @property
     def name(self) -> str:
@@ -29,6 +28,9 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if not self._begun and self.path.exists():  # now that no other process writes to it
+            drop_cut_line(self.path)
+        self._begun = True
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps({k: v for k, v in metrics.items() if k != "epoch"}) + "\n")

@@ -74,11 +74,20 @@ def require_supported(trainer: pl.Trainer) -> None:
         )
 
 
-def require_interval(interval: Any, batches: int) -> None:
-    """Raise Mistake unless validation comes every so many of an epoch's batches, or after it."""
+def require_interval(interval: Any, batches: int, accumulate: int) -> None:
+    """Raise Mistake unless validation comes every so many of an epoch's batches, or after it.
+
+    Between steps of the optimiser: the best checkpoint is of the weights that were validated.
+    """
     every = type(interval) is int and 1 <= interval <= batches
     if not (every or interval is None or interval == 1.0):
         raise Mistake(
             f"trainer.val_check_interval = {interval}: give a number of batches, of which an "
             f"epoch has {batches}"
+        )
+    if every and interval % accumulate:
+        raise Mistake(
+            f"trainer.val_check_interval = {interval}: give a multiple of "
+            f"trainer.accumulate_grad_batches = {accumulate}, so that validation comes after a "
+            "whole step"
         )

@@ -39,6 +39,35 @@ def test_the_best_is_of_the_validation_where_it_was_best(
         assert seen == [best, total]
 
 
+def test_another_monitor_begins_its_best_anew(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A least inversion error is far below any bits/dim."""
+    bits = {64: 3.0, 128: 2.0}
+
+    def validated(
+        self: MaximumLikelihood, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        name = self.trainer.datamodule.validation_names[dataloader_idx]  # type: ignore[attr-defined]
+        values = {f"bits_per_dim/{name}": bits[self.images_seen], f"inversion/{name}": 1e-8}
+        self.log_dict(values, batch_size=1, add_dataloader_idx=False)
+
+    monkeypatch.setattr(MaximumLikelihood, "validation_step", validated)
+    options = ["--recovery.during.problems=[]", "--recovery.at_end.problems=[]"]
+    inverted = "--checkpoints.monitor=inversion/faces-val"
+    directory = run(tiny, *options, "--model.total_images=64", inverted)
+    run(tiny, *options, "--model.total_images=128")
+    assert read_checkpoint(directory / "checkpoints" / "best.ckpt")["images_seen"] == 128
+
+
+def test_a_monitor_that_nothing_logs_is_told(tiny: list[str]) -> None:
+    options = ["--model.total_images=64", "--recovery.during.problems=[]"]
+    options += ["--recovery.at_end.problems=[]", "--checkpoints.monitor=bits_per_dim/vall"]
+    with pytest.warns(UserWarning, match=r"no metric is named bits_per_dim/vall.*per_dim/faces-v"):
+        directory = run(tiny, *options)
+    assert not (directory / "checkpoints" / "best.ckpt").exists()
+
+
 def test_a_damaged_checkpoint_is_left_out(tiny: list[str]) -> None:
     directory = run(tiny, "--model.total_images=64")
     last = directory / "checkpoints" / "last.ckpt"

@@ -180,8 +180,10 @@ def test_a_damaged_training_shard_stops_training_or_is_left_out(root: Path, tmp_
     content = bytearray(shard.read_bytes())
     content[600] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(DataError, match=r"shard-00001\.tar: .*not the file that index\.json"):
-        list(ready(sharded(tmp_path / "prepared")).train_dataloader())
+    for workers in (0, 2):  # a worker's error comes without its traceback
+        data = ready(sharded(tmp_path / "prepared", num_workers=workers))
+        with pytest.raises(DataError, match=r"^\S*shard-00001\.tar: .*not the file that index\.j"):
+            list(data.train_dataloader())
     with pytest.warns(UserWarning, match=r"left out 1 damaged shards \(shard-00001.*sees 6 images"):
         data = ready(sharded(tmp_path / "prepared", damaged="skip"))
     batches = list(data.train_dataloader())

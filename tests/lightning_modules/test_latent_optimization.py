@@ -199,6 +199,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 ) -> None:
     for option, said in (
         ("--data.flip=true", "data.flip must be false: every image has a latent"),
+        ("--data.passes=2", "data.passes must be 1: a run goes on from the latents of its last"),
         ("--model.steps_per_batch=0", "model.steps_per_batch must be at least 1, got 0"),
         ("--model.decay_fraction=2", "model.decay_fraction must be in [0, 1]"),
         ("--model.table_precision=int8", "table_precision"),

@@ -40,6 +40,15 @@ def test_the_comparison_as_a_table_and_a_figure(
     with pytest.raises(SystemExit, match="error: these runs do not compare: under the names cs-"):
         main([str(tmp_path / "one"), str(tmp_path / "two")])
     (tmp_path / "two" / "configs.jsonl").write_text(line.replace("SEED", "0"))
+    one = rows[rows["run"] == "one"]
+    for rate, more in (("low", 0.0), ("high", 5.0)):  # folders of one last name
+        folder = tmp_path / rate / "one"
+        folder.mkdir(parents=True)
+        one.assign(psnr=one["psnr"] + more).to_csv(folder / "rows.csv", index=False)
+    capsys.readouterr()
+    main([str(tmp_path / "low" / "one"), str(tmp_path / "high" / "one")])
+    said = capsys.readouterr().out
+    assert "low/one" in said.replace("\n", "") and "44.00" in said and "49.00" in said
     main([str(tmp_path / "one"), str(tmp_path / "two")])
     assert (tmp_path / "comparison.png").exists()
     main([str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(tmp_path / "own.png")])

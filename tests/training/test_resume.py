@@ -94,8 +94,11 @@ def prepare_faces(folder: Path, name: str, indices: range, kind: Distribution = 
 
 def from_shards(tiny: list[str], folder: Path) -> list[str]:
     """Arguments that train on the prepared sets a, b (in) and c (out), without recovery."""
+    return [*(a for a in tiny if not a.startswith("--data.")), *shards(folder)]
+
+
+def shards(folder: Path) -> list[str]:
     return [
-        *(argument for argument in tiny if not argument.startswith("--data.")),
         "--data=datamodules.faces.ShardedFaces",
         "--data.image_size=8",
         "--data.batch_size=8",

@@ -15,6 +15,7 @@ from callbacks.checkpoints import newest_checkpoint
 from priors.checkpoint import read_checkpoint
 from results.rows import read_rows
 from tests.conftest import REPOSITORY, TINY
+from tests.training.test_resume import prepare_faces, shards
 
 LONG = ["--model.total_images=200000", "--recovery.during.problems=[]"]
 BUSY = ["--recovery.at_end.problems=[cs-25%]", "--recovery.at_end.images=5"]
@@ -23,16 +24,31 @@ TWO = ["--config=configs/cluster.yaml", "--trainer.devices=2"]
 
 
 def command(root: Path, *options: str) -> list[str]:
-    return [sys.executable, "train.py", "fit", *TINY, f"--run.root={root}", *options]
+    own = any(option.startswith("--data=") for option in options)
+    tiny = [option for option in TINY if not (own and option.startswith("--data."))]
+    return [sys.executable, "train.py", "fit", *tiny, f"--run.root={root}", *options]
 
 
 def ended(
     root: Path, ready: Callable[[Path], bool], number: signal.Signals, *options: str
 ) -> tuple[int, str]:
     """Status and output of train.py, sent a signal once the run is `ready`."""
+    return ended_by(lambda process: process.send_signal(number), root, ready, *options)
+
+
+def ended_by(
+    send: Callable[[subprocess.Popen[bytes]], object],
+    root: Path,
+    ready: Callable[[Path], bool],
+    *options: str,
+) -> tuple[int, str]:
     with (root / "output").open("w") as output:
         process = subprocess.Popen(
-            command(root, *options), cwd=REPOSITORY, stdout=output, stderr=output
+            command(root, *options),
+            cwd=REPOSITORY,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # a process group of its own, as a terminal gives one
         )
         try:
             for _ in range(600):
@@ -40,7 +56,7 @@ def ended(
                     break
                 assert process.poll() is None, (root / "output").read_text()
                 time.sleep(0.2)
-            process.send_signal(number)
+            send(process)
             status = process.wait(timeout=60)
         finally:
             process.kill()
@@ -128,24 +144,34 @@ def test_a_flipped_bit_in_a_checkpoint_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_reaches_every_process_and_counts_once(tmp_path: Path) -> None:
-    with (tmp_path / "output").open("w") as output:
-        process = subprocess.Popen(
-            command(tmp_path, *TWO, *LONG),
-            cwd=REPOSITORY,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # a process group of its own, as a terminal gives one
-        )
-        try:
-            while not trains(tmp_path / "demo"):
-                assert process.poll() is None, (tmp_path / "output").read_text()
-                time.sleep(0.2)
-            os.killpg(process.pid, signal.SIGINT)
-            status = process.wait(timeout=60)
-        finally:
-            process.kill()
-    said = (tmp_path / "output").read_text()
+    interrupt = lambda process: os.killpg(process.pid, signal.SIGINT)  # noqa: E731
+    status, said = ended_by(interrupt, tmp_path, trains, *TWO, *LONG)
     assert status == 130 and "Stopped by SIGINT after " in said, said
+
+
+def in_its_first_epoch(run: Path) -> bool:
+    path = run / "metrics.jsonl"
+    return path.exists() and len(path.read_bytes().splitlines()) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_the_workers_too_leaves_a_checkpoint(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """As Slurm and a terminal send it. An epoch of many passes: its workers began with the run."""
+    prepare_faces(tmp_path, "a", range(70))
+    prepare_faces(tmp_path, "b", range(100, 105))
+    prepare_faces(tmp_path, "c", range(5), "out")
+    options = [*LONG, *shards(tmp_path), "--data.num_workers=2", "--data.passes=1000"]
+
+    def to_all(process: subprocess.Popen[bytes]) -> None:
+        os.killpg(process.pid, number)
+
+    status, output = ended_by(to_all, tmp_path, in_its_first_epoch, *options)
+    assert status == 128 + number, output
+    assert f"Stopped by {number.name} after " in output
+    assert newest_checkpoint(tmp_path / "demo") is not None
 
 
 class SlowEnd(pl.Callback):

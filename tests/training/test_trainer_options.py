@@ -111,6 +111,13 @@ def test_half_of_an_option_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
+def test_validation_comes_after_whole_steps(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--trainer.val_check_interval=3", "--trainer.accumulate_grad_batches=2"]
+    assert "= 3: give a multiple of trainer.acc" in refused(capsys, [*tiny, *options])
+
+
 def test_options_work_together(
     tiny: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
