@@ -49,7 +49,8 @@ class ImageSearch(PriorBased):
     that is lower. For a linear flow the mean is the answer; a Glow takes 20 to 60 evaluations more.
 
     For an operator that is not linear or of unknown noise, and for larger images than it can factor
-    matrices for, it is the paper's `LatentSearch`, and `check` warns of that.
+    matrices for, it is the paper's `LatentSearch`, and `check` warns of that. So it is where values
+    of the image are not measured at all: a hole's likeliest filling is 2 to 4 dB worse.
 
     Status: `converged` also where the residual is at the noise and the image typical.
 
@@ -119,13 +120,15 @@ class ImageSearch(PriorBased):
             )
 
     def hindrance(self, operator: Operator) -> str | None:
-        """Say why it cannot search images here; None if it can."""
+        """Say why it does not search images here; None if it does."""
         if self.prior.latent_dim > LARGEST_IMAGE:
             return f"images of more than {LARGEST_IMAGE:,} values are too large to factor matrices"
         if not operator.linear:
             return "it is not linear"
         if self.sigma is None and not operator.tells_noise:
             return "it does not tell its noise, nor does the method's sigma"
+        if operator.leaves_values_out():
+            return "values that it does not measure are filled better so"
         return None
 
     def takes_gamma(self, operator: Operator) -> bool:

@@ -70,6 +70,12 @@ class Operator(nn.Module):
         return noise
 
     @torch.no_grad()
+    def leaves_values_out(self) -> bool:
+        """Whether some value of an image changes no measurement: a hole. For linear operators."""
+        x = 1 + torch.rand(1, *self.image_shape, generator=generator("hole"))
+        return bool((self.A_adjoint(self.A(x.to(device_of(self)))) == 0).any())
+
+    @torch.no_grad()
     def try_out(self) -> None:
         """Measure a random image, and take it back. Raises ValueError for whatever that raises."""
         example = torch.rand(1, *self.image_shape, generator=generator("try out"))
@@ -148,6 +154,9 @@ class GaussianSensing(Operator):
         dtype = torch.promote_types(self._drawn.dtype, like.dtype)
         self._drawn = self._drawn.to(like.device, dtype)
         return self._drawn.to(like.dtype)
+
+    def leaves_values_out(self) -> bool:
+        return False
 
     def try_out(self) -> None:
         """Do nothing: the matrix may be large, and waits for its first use."""

@@ -155,6 +155,13 @@ def test_a_glow_prior_recovers_through_any_physics(name: str) -> None:
     assert (psnr(recovery.image, x) > psnr(start, x) + 1).all()
 
 
+def test_a_mask_of_deepinvs_leaves_values_out_and_a_blur_none() -> None:
+    mask = {"class_path": "deepinv.physics.Inpainting", "init_args": {"mask": 0.5}}
+    mask["init_args"] |= {"img_size": list(SHAPE), "noise_model": NOISE}  # type: ignore[operator]
+    assert Deepinv(mask)(SHAPE).leaves_values_out()
+    assert not operator("blur").leaves_values_out()
+
+
 def test_what_a_physics_is_is_told_by_its_description() -> None:
     one, same = describe(operator("mri")), describe(operator("mri"))
     assert one == same

@@ -39,7 +39,7 @@ OPERATORS = [
 ]
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", OPERATORS[:3])
 def test_through_a_linear_flow_it_finds_the_posterior_mean(operator: Operator) -> None:
     """Where no image is likelier than typical, and the prior has its weight of Bayes' rule."""
     prior = gaussian_prior(0.02)
@@ -162,10 +162,9 @@ def test_an_images_result_does_not_depend_on_its_batch_mates() -> None:
 
 
 def test_exact_measurements_are_searched_too() -> None:
-    operator = Inpainting(FACE)
+    operator = Denoising(FACE, sigma=0.0)
     found = ImageSearch(glow_prior()).recover(operator(held_out()), operator)
-    kept = (found.image - held_out()) * operator.kept
-    assert kept.abs().max() < 0.02
+    assert (found.image - held_out()).abs().max() < 0.02
 
 
 def test_what_it_cannot_serve_is_named() -> None:
@@ -191,16 +190,19 @@ def test_what_it_cannot_serve_is_named() -> None:
         ({"tells_noise": False}, "does not tell its noise"),
         ({"linear": False}, "it is not linear"),
         ({}, "images of more than 100 values"),
+        (None, "values that it does not measure are filled better so"),
     ],
 )
 def test_where_it_cannot_search_images_it_is_the_papers_search_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, hindered: dict[str, bool], said: str
+    monkeypatch: pytest.MonkeyPatch, hindered: dict[str, bool] | None, said: str
 ) -> None:
-    operator = GaussianSensing(FACE, m=20)
+    operator: Operator = GaussianSensing(FACE, m=20)
+    if hindered is None:
+        operator = Inpainting(FACE)
     y = operator(held_out()[:2])
-    for name, value in hindered.items():
+    for name, value in (hindered or {}).items():
         setattr(operator, name, value)
-    if not hindered:
+    if hindered == {}:
         monkeypatch.setattr(image_search, "LARGEST_IMAGE", 100)
     method = ImageSearch(glow_prior(), 0.01)
     with pytest.warns(UserWarning, match=f"{said}.*ImageSearch searches latents"):

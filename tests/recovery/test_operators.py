@@ -41,6 +41,13 @@ def noise(operator: Operator, seeds: list[int]) -> Tensor:
 
 
 @each_operator
+def test_only_a_hole_leaves_values_out(make: Callable[..., Operator]) -> None:
+    operator = make()
+    assert operator.leaves_values_out() == isinstance(operator, Inpainting)
+    assert getattr(operator, "_drawn", None) is None  # a large matrix waits for its first use
+
+
+@each_operator
 def test_adjoint_is_the_transpose(make: Callable[..., Operator]) -> None:
     operator = make()
     x = images(5).double()
