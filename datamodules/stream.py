@@ -8,6 +8,8 @@ passes: how many changes no batch. The position follows from `images_seen`, neve
 has read: Lightning and the workers read ahead.
 """
 
+import atexit
+import multiprocessing.util  # first: what it does at exit then comes after ours
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -165,6 +167,14 @@ class StreamLoader:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         self.stream.images_seen = self.clock()
         return with_own_errors(iter(self.loader))
+
+
+@atexit.register  # before multiprocessing's own, which waits for each after a SIGTERM
+def end_workers() -> None:
+    """End at exit what is left of workers, which ignore that signal."""
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
 
 
 def with_own_errors(batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

@@ -171,8 +171,15 @@ def tasks_of(
 def current(rows: pd.DataFrame, jobs: Sequence[tuple[Job, Sequence[int]]]) -> pd.DataFrame:
     """Keep the rows of these jobs and images, each once: none of an earlier config or larger plan.
 
-    A batch whose rows a kill cut short is recovered again, with the rows it had.
+    A batch whose rows a kill cut short is recovered again, with the rows it had. Of a method that
+    takes no gamma, rows of any count as the job's.
     """
+    own = {
+        job.template.config: job.template.gamma
+        for job, _ in jobs
+        if not job.method.takes_gamma(job.operator)
+    }
+    rows = rows.assign(gamma=rows["config"].map(own).fillna(rows["gamma"]))
     columns = ["config", "dataset", "problem", "method", "seed", "image"]
     wanted = {
         (row.config, job.images.name, row.problem, row.method, row.seed, job.images.image_names[i])

@@ -53,6 +53,7 @@ class ClockedModule(pl.LightningModule):
         self.seed = seed
         self.images_seen = 0
         self.begun_from: str | None = None  # the prior whose weights training began from
+        self._stop_asked = False  # within a step
         self._averaged_at = 0  # images_seen when the moving average was last moved
 
     # --- the prior -------------------------------------------------------------------------
@@ -133,10 +134,10 @@ class ClockedModule(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop when due, after a whole optimiser step, so that no image counted is lost."""
         step_taken = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        if not (step_taken or self.trainer.is_last_batch):
-            self.trainer.should_stop = False  # of trainer.max_time, which asks again
-        elif self.images_seen >= self.total_images:
-            self.trainer.should_stop = True
+        asked = self.trainer.should_stop or self._stop_asked  # by trainer.max_time or a callback
+        whole = step_taken or self.trainer.is_last_batch
+        self.trainer.should_stop = whole and (asked or self.images_seen >= self.total_images)
+        self._stop_asked = asked and not whole
 
     def require_finite(self, gradient_norm: Tensor) -> None:
         """Raise FloatingPointError on every rank at once, before the step reaches the weights."""

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from core.seeds import normal, seed_from, uniform
@@ -160,6 +161,11 @@ class MaximumLikelihood(Likelihood):
 
     def require_trainer(self, trainer: Any) -> None:
         device = trainer.strategy.root_device.type
+        if not self.takes_bfloat16 and "16" in str(trainer.precision):
+            rank_zero_warn(
+                f"trainer.precision = {trainer.precision}: {type(self.network).__name__} does not "
+                "say takes_bfloat16, so it trains in float32"
+            )
         if not self.cuda_graph:
             return
         if device != "cuda":
@@ -179,7 +185,7 @@ class MaximumLikelihood(Likelihood):
         """Record the encoding of a batch and its gradient, before loaders use the GPU."""
         trainer: Any = self.trainer
         batch = torch.zeros(trainer.datamodule.batch_size, *self.image_shape, device=self.device)
-        with trainer.precision_plugin.forward_context():
+        with trainer.precision_plugin.forward_context(), self.autocast_if_taken():
             self.recorded = record_encoding(self.network, batch)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

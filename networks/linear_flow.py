@@ -51,8 +51,14 @@ class Gaussian:
         return x.unflatten(1, self.image_shape)
 
     def covariance(self, v: Tensor) -> Tensor:
-        """Multiply rows v (B, n) by C."""
-        return self._stretch(v, self.scales.square(), self.rest.square())
+        """Multiply rows v (B, n) by C.
+
+        At full rank I - U U' is rounding, of float32, and by the least variance at most: more would
+        make C indefinite.
+        """
+        variances = self.scales.square()
+        full = len(variances) == self.latent_dim
+        return self._stretch(v, variances, variances.min() if full else self.rest.square())
 
     def _stretch(self, v: Tensor, along: Tensor, elsewhere: Tensor) -> Tensor:
         """Multiply rows v (B, n) by U diag(along) U' + elsewhere (I - U U')."""

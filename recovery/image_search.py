@@ -49,8 +49,8 @@ class ImageSearch(PriorBased):
     that is lower. For a linear flow the mean is the answer; a Glow takes 20 to 60 evaluations more.
 
     For an operator that is not linear or of unknown noise, and for larger images than it can factor
-    matrices for, it is the paper's `LatentSearch`, and `check` warns of that. So it is where values
-    of the image are not measured at all: a hole's likeliest filling is 2 to 4 dB worse.
+    matrices for, it is the paper's `LatentSearch`, and `check` warns of that. So it is for one that
+    leaves a hole, whose likeliest filling is 2 to 4 dB worse.
 
     Status: `converged` also where the residual is at the noise and the image typical.
 
@@ -109,6 +109,7 @@ class ImageSearch(PriorBased):
         self.samples = samples
         self.sigma = sigma
         self.batch_size = batch_size
+        self.rules = 2  # of weight and holes: rows that other rules made do not count as this one's
 
     def check(self, operator: Operator) -> None:
         hindrance = self.hindrance(operator)
@@ -127,8 +128,8 @@ class ImageSearch(PriorBased):
             return "it is not linear"
         if self.sigma is None and not operator.tells_noise:
             return "it does not tell its noise, nor does the method's sigma"
-        if operator.leaves_values_out():
-            return "values that it does not measure are filled better so"
+        if operator.leaves_a_hole():
+            return "a hole is filled better so"
         return None
 
     def takes_gamma(self, operator: Operator) -> bool:

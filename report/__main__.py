@@ -51,14 +51,14 @@ def told_apart(runs: Sequence[Path], parts: Sequence[pd.DataFrame]) -> list[pd.D
         return list(parts)
     paths = [run.resolve() for run in runs]
     shared = os.path.commonpath(paths)
-    told = [os.path.relpath(path, shared) for path in paths]
+    told = [path.name if str(path) == shared else os.path.relpath(path, shared) for path in paths]
     return [part.assign(run=name) for name, part in zip(told, parts, strict=True)]
 
 
 def rows_of(run: Path) -> pd.DataFrame:
     """Read the rows of a run, with what they measure as far as it tells."""
     rows = read_rows(run)
-    return rows.assign(measured=rows["config"].map(measured(run if run.is_dir() else run.parent)))
+    return rows.join(measured(run if run.is_dir() else run.parent), on="config")
 
 
 if __name__ == "__main__":

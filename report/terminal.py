@@ -61,7 +61,8 @@ def comparison_table(rows: pd.DataFrame) -> Table:
         distribution = "/".join(group["distribution"].unique())
         cells = []
         for name in names:
-            (mean,) = means(group[group["recovery"] == name]).itertuples()
+            own = group[group["recovery"] == name].assign(distribution=distribution)
+            (mean,) = means(own).itertuples()
             spread = "" if pd.isna(mean.sem) else f" ± {mean.sem:.2f}"
             failed = f" ({mean.not_converged})" if mean.not_converged else ""
             cells.append(f"{mean.psnr:.2f}{spread}{failed}")

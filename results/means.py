@@ -120,17 +120,21 @@ def latest(rows: pd.DataFrame) -> pd.DataFrame:
 def compared(rows: pd.DataFrame) -> pd.DataFrame:
     """Keep each run's last rows of the measurements that all priors and methods recovered.
 
-    A measurement is known by the names of problem, set and image, and by what the column `measured`
-    tells of operator and set (`results.rows.measured`); rows without it pass for those of the same
-    names. Adds the column `recovery`: prior and method, and the run too where several share these.
+    A measurement is known by the names of problem, set and image, and by what the columns
+    `operator` and `prepared` tell (`results.rows.measured`); rows without them pass for those of
+    the same names. Adds the column `recovery`: prior and method, and the run too where several
+    share these.
 
     Raises:
         ValueError: there is no such measurement.
     """
     rows = named(latest(rows))
-    told = rows.get("measured", pd.Series(index=rows.index, dtype=object))
-    first = told.groupby([rows[name] for name in MEASUREMENT]).transform("first")
-    rows = rows.assign(measured=told.fillna(first).fillna(""))
+    told = ["operator", "prepared"]
+    rows = rows.reindex(columns=[*dict.fromkeys([*rows.columns, *told])])
+    for name in told:
+        known = rows[name].astype(object).where(rows[name].notna(), None)
+        first = known.groupby([rows[key] for key in MEASUREMENT]).transform("first")
+        rows[name] = [one or other or "" for one, other in zip(known, first, strict=True)]
     free = rows["prior"].eq("")  # of any prior: the same in every run
     again = rows.duplicated([*MEASUREMENT, "method", "config"], keep="last")
     rows = rows[~(free & again)].copy()
@@ -141,7 +145,7 @@ def compared(rows: pd.DataFrame) -> pd.DataFrame:
         rows["recovery"] = rows["recovery"].where(free, of_run)
     every = rows["recovery"].nunique()
     by_name = rows.groupby(MEASUREMENT)["recovery"].transform("nunique") == every
-    same = rows.groupby([*MEASUREMENT, "measured"])["recovery"].transform("nunique") == every
+    same = rows.groupby([*MEASUREMENT, *told])["recovery"].transform("nunique") == every
     if same.any():
         return rows[same]
     if by_name.any():

@@ -141,12 +141,18 @@ def _first_used(folder: Path) -> dict[str, int]:
     return places
 
 
-def measured(folder: Path) -> dict[str, str]:
-    """Tell what each config of a folder measures, by its hash: operator and prepared set."""
-    return {
-        config: json.dumps([told.get("problem"), told.get("set")], sort_keys=True)
-        for _, config, told in _configs(folder)
+def measured(folder: Path) -> pd.DataFrame:
+    """Tell operator and prepared set of each config of a folder, by its hash; None for unknown."""
+    told = {
+        config: {
+            "operator": json.dumps(text["problem"], sort_keys=True) if "problem" in text else None,
+            "prepared": text.get("set"),
+        }
+        for _, config, text in _configs(folder)
     }
+    return pd.DataFrame.from_dict(
+        told, orient="index", columns=["operator", "prepared"], dtype=object
+    )
 
 
 def _configs(folder: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:

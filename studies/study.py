@@ -105,7 +105,7 @@ class Study(ABC):
     def compute(self, given: Given, progress: Callable[[str], None]) -> Tables:
         """Do the slow part. The tables go to disk as CSV, and the rest sees only them.
 
-        What takes minutes comes in parts (`Given.part`): the next run goes on after the last one.
+        What comes in parts (`Given.part`) goes on after the last one when it is run again.
         """
 
     @abstractmethod

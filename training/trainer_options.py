@@ -85,7 +85,7 @@ def require_interval(interval: Any, batches: int, accumulate: int) -> None:
             f"trainer.val_check_interval = {interval}: give a number of batches, of which an "
             f"epoch has {batches}"
         )
-    if every and interval % accumulate:
+    if every and interval != batches and interval % accumulate:
         raise Mistake(
             f"trainer.val_check_interval = {interval}: give a multiple of "
             f"trainer.accumulate_grad_batches = {accumulate}, so that validation comes after a "

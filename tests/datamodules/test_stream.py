@@ -2,6 +2,8 @@
 
 import math
 import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from datamodules.stream import StreamLoader, TrainingStream, pass_order
+from tests.conftest import REPOSITORY
 
 SIZES = [7, 5, 9, 6, 4, 8]  # 39 images in 6 shards
 TOTAL = 39
@@ -312,3 +315,18 @@ def test_workers_end_when_their_parent_is_killed() -> None:
             return
         time.sleep(0.1)
     pytest.fail("workers outlive their parent by a minute")
+
+
+HELD = """
+from datamodules.stream import StreamLoader
+from tests.datamodules.test_stream import stream
+
+held = iter(StreamLoader(stream(), lambda: 0, 2, False))
+next(held)
+"""
+
+
+def test_a_process_ends_that_still_holds_its_workers() -> None:
+    """They ignore the signal with which multiprocessing would end them."""
+    done = subprocess.run([sys.executable, "-c", HELD], cwd=REPOSITORY, timeout=60)
+    assert done.returncode == 0

@@ -90,3 +90,15 @@ def test_bad_sizes_and_covariances_are_refused() -> None:
         LinearFlow(4).fit(torch.zeros(48), torch.zeros(48, 48))
     with pytest.raises(ValueError, match=r"expected \(B, \*\(3, 4, 4\)\)"):
         LinearFlow(4)(torch.zeros(2, 3, 8, 8))
+
+
+def test_at_full_rank_the_covariance_keeps_its_least_variance() -> None:
+    """Its vectors are orthonormal to float32 alone, and its least variances as small as that."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.linalg.qr(torch.randn(192, 192, generator=generator).double())[0]
+    variances = torch.logspace(-8, 2, 192, dtype=torch.float64)
+    network = LinearFlow(8)
+    network.fit(torch.zeros(192), vectors * variances @ vectors.T)
+    covariance = network.fold().to(torch.float64).covariance(torch.eye(192).double())
+    least = torch.linalg.eigvalsh((covariance + covariance.T) / 2)[0]
+    assert 0.9e-8 < least < 1.1e-8

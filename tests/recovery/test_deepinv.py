@@ -155,11 +155,13 @@ def test_a_glow_prior_recovers_through_any_physics(name: str) -> None:
     assert (psnr(recovery.image, x) > psnr(start, x) + 1).all()
 
 
-def test_a_mask_of_deepinvs_leaves_values_out_and_a_blur_none() -> None:
-    mask = {"class_path": "deepinv.physics.Inpainting", "init_args": {"mask": 0.5}}
+def test_a_mask_of_deepinvs_leaves_a_hole_and_a_blur_or_a_grid_none() -> None:
+    mask = {"class_path": "deepinv.physics.Inpainting", "init_args": {"mask": 0.1}}
     mask["init_args"] |= {"img_size": list(SHAPE), "noise_model": NOISE}  # type: ignore[operator]
-    assert Deepinv(mask)(SHAPE).leaves_values_out()
-    assert not operator("blur").leaves_values_out()
+    assert Deepinv(mask)(SHAPE).leaves_a_hole()
+    grid = {"class_path": "deepinv.physics.Downsampling", "init_args": {"factor": 2}}
+    assert not Deepinv(grid)(SHAPE).leaves_a_hole()
+    assert not operator("blur").leaves_a_hole()
 
 
 def test_what_a_physics_is_is_told_by_its_description() -> None:

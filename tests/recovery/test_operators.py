@@ -40,10 +40,15 @@ def noise(operator: Operator, seeds: list[int]) -> Tensor:
 # --- A and its adjoint
 
 
-@each_operator
-def test_only_a_hole_leaves_values_out(make: Callable[..., Operator]) -> None:
-    operator = make()
-    assert operator.leaves_values_out() == isinstance(operator, Inpainting)
+@pytest.mark.parametrize(("fraction", "hole"), [(0.001, False), (0.5, False), (0.8, True)])
+def test_pixels_left_out_between_others_are_no_hole(fraction: float, hole: bool) -> None:
+    assert Inpainting((3, 32, 32), "random", fraction).leaves_a_hole() == hole
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_hole_is_where_nothing_near_is_measured(name: str) -> None:
+    operator = OPERATORS[name]()
+    assert operator.leaves_a_hole() == (name in ("centre", "left", "bottom"))
     assert getattr(operator, "_drawn", None) is None  # a large matrix waits for its first use
 
 

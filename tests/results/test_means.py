@@ -87,14 +87,17 @@ def test_runs_are_compared_on_the_images_they_share() -> None:
 
 def test_measurements_of_one_name_are_the_same_only_if_their_operators_are() -> None:
     rows = two_runs()
-    rows["measured"] = "this A"
+    rows["operator"], rows["prepared"] = "this A", "this set"
     assert len(compared(rows)) == 2 * 2 * 2 * 2
     other = rows["run"] == "two"
-    rows.loc[other & (rows["problem"] == "cs-50%"), "measured"] = "another A"
+    rows.loc[other & (rows["problem"] == "cs-50%"), "operator"] = "another A"
     assert set(compared(rows)["problem"]) == {"cs-10%"}
-    rows.loc[other, "measured"] = None  # a file of rows alone tells nothing
+    rows.loc[other, "operator"] = "this A"
+    rows.loc[other, "prepared"] = None  # of an earlier version
     assert set(compared(rows)["problem"]) == {"cs-10%", "cs-50%"}
-    rows.loc[other, "measured"] = "another A"
+    rows.loc[other, "operator"] = None  # a file of rows alone tells nothing
+    assert set(compared(rows)["problem"]) == {"cs-10%", "cs-50%"}
+    rows.loc[other, "operator"] = "another A"
     with pytest.raises(ValueError, match="under the names cs-10% and faces-in they have another"):
         compared(rows)
 
