@@ -13,6 +13,7 @@ because A U is Gaussian like A for G's left singular vectors U: only s matters. 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from core.seeds import generator
+from priors.prior import FlowPrior
 from studies.jacobian import LARGEST, latents, singular_values
 from studies.study import Given, Study, Tables, unit_range
 
@@ -71,6 +73,11 @@ def squared_errors(s: Tensor, m: int, draws: int, seed: torch.Generator) -> Tens
         basis = torch.linalg.qr(s[:, None] * matrices).Q
         errors.append(s.square().sum() - (s[:, None] * basis).square().sum(dim=(1, 2)))
     return torch.cat(errors)
+
+
+def table_of_values(prior: FlowPrior, z: Tensor) -> pd.DataFrame:
+    """Compute the singular values of a prior's Jacobian at z (n,), in float64."""
+    return pd.DataFrame({"singular_value": singular_values(prior.network, z).cpu().numpy()})
 
 
 class Theorem1(Study):
@@ -151,9 +158,10 @@ class Theorem1(Study):
             prior = given.flow(self.prior).double()
             images = given.first_images(self.dataset, self.images, prior)
             z = latents(prior, unit_range(images.images, given.device))
-            for latent, image in zip(z, images.image_names, strict=True):
+            for i, image in enumerate(images.image_names):
                 progress(f"Jacobian of {self.prior} at {image}")
-                s = singular_values(prior.network, latent)
+                table = given.part(str(i), partial(table_of_values, prior, z[i]))
+                s = torch.tensor(table["singular_value"].to_numpy(), device=given.device)
                 yield f"{self.prior} at {image}", s, self.prior_draws
 
     def findings(self, tables: Tables) -> list[str]:

@@ -1,6 +1,7 @@
 """Theorem 1: the bounds against the error of the pseudo-inverse."""
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -62,3 +63,7 @@ def test_theorem_1_with_a_trained_spectrum(given: Given) -> None:
     ours = errors[errors["spectrum"] == "glow at celeba-val-0"]
     assert list(ours["m"]) == [19, 96] and (ours["n"] == 192).all()
     assert (ours["lower"] < ours["mean"]).all() and (ours["mean"] < ours["upper"]).all()
+    kept = replace(given, parts=given.folder / "parts")
+    assert study.compute(kept, lambda _: None)["errors"].equals(errors)
+    assert study.compute(kept, lambda _: None)["errors"].equals(errors)  # from its parts
+    assert len(list((given.folder / "parts").iterdir())) > 0
