@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_warn
 
 from callbacks.clocked import clocked, data_of
 from core.files import whole_file
@@ -94,10 +95,9 @@ class Checkpoints(Checkpoint):
         value = trainer.callback_metrics.get(monitor)
         if value is None and self.monitor is not None:
             known = ", ".join(sorted(trainer.callback_metrics))
-            warnings.warn(
+            rank_zero_warn(
                 f"checkpoints.monitor: no metric is named {monitor}, so there is no best.ckpt; "
-                f"there are {known}",
-                stacklevel=2,
+                f"there are {known}"
             )
         if value is not None and value.isfinite() and value < self.best:
             self.best = float(value)
