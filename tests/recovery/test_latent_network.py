@@ -61,10 +61,10 @@ def test_the_published_fit_recovers_from_any_operator(
     y = operator(truth)
     rate = 1.0 if y.shape == truth.shape else 100.0
     short = LatentNetworkFit(prior, steps=5, learning_rate=rate).recover(y, operator)
-    found = LatentNetworkFit(prior, steps=300, learning_rate=rate).recover(y, operator)
-    assert (found.objective < short.objective).all()
+    found = LatentNetworkFit(prior, steps=600, learning_rate=rate).recover(y, operator)
+    assert (found.objective < 0.7 * short.objective).all()
     assert (psnr(found.image, truth) > psnr(short.image, truth)).all()
-    assert found.status == ("budget",) * 3 and found.evaluations.tolist() == [300] * 3
+    assert found.status == ("budget",) * 3 and found.evaluations.tolist() == [600] * 3
     assert found.latent is not None
     assert torch.allclose(prior.decode(found.latent), found.image, atol=1e-5)
     within = found.latent.clone()
