@@ -39,6 +39,7 @@ TINY = [
     "--recovery.at_end.problems=[cs-25%,denoise-0.1,inpaint-centre]",
     "--recovery.at_end.images=5",
     "--recovery.batch_size=2",
+    "--recovery.methods.latent-search.init_args.evaluations=10",
     "--samples.count=4",
     "--trainer.log_every_n_steps=1",
 ]

@@ -179,25 +179,27 @@ def test_growth_needs_both_networks_to_grow() -> None:
 
 
 @pytest.mark.parametrize(
-    "network, killed_at",
-    [(SMALL, 32), (SMALL, 64), (GROWING, 40), (GROWING, 48), (GROWING, 72), (GROWING, 128)],
+    "network, kills",
+    [(SMALL, (32, 64)), (GROWING, (40, 48, 72, 128))],
     # small: in an epoch, at its end; growing: at 4px, as 8px begins, in the fade, after it
 )
 def test_resumes_bit_for_bit(
-    common: list[str], monkeypatch: pytest.MonkeyPatch, network: list[str], killed_at: int
+    common: list[str], monkeypatch: pytest.MonkeyPatch, network: list[str], kills: tuple[int, ...]
 ) -> None:
     options = [*network, *QUIET, "--checkpoints.every_minutes=0", "--data.flip=true"]
     whole = run(common, *options, "--run.name=whole")
-    with monkeypatch.context() as patch:
-        kill_at(patch, killed_at)
-        with pytest.raises(Killed):
-            run(common, *options, "--run.name=resumed")
-    resumed = run(common, *options, "--run.name=resumed")
-    one, other = saved(whole), saved(resumed)
-    for part in ("images_seen", "state_dict", "optimizer_states", "optimised_stage"):
-        assert_equal(one[part], other[part])
-    for name in ("train/generator_loss", "train/discriminator_loss"):
-        assert logged(whole, name) == logged(resumed, name)
+    for killed_at in kills:
+        run_name = f"--run.name=resumed-{killed_at}"
+        with monkeypatch.context() as patch:
+            kill_at(patch, killed_at)
+            with pytest.raises(Killed):
+                run(common, *options, run_name)
+        resumed = run(common, *options, run_name)
+        one, other = saved(whole), saved(resumed)
+        for part in ("images_seen", "state_dict", "optimizer_states", "optimised_stage"):
+            assert_equal(one[part], other[part])
+        for name in ("train/generator_loss", "train/discriminator_loss"):
+            assert logged(whole, name) == logged(resumed, name)
 
 
 def test_a_resumed_run_takes_the_learning_rates_of_its_config(common: list[str]) -> None:

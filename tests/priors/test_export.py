@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 import yaml
 
+from benchmarks.inversion import inversion_errors
 from priors import export, load_prior
 from priors.format import network_class
 from priors.prior import FlowPrior
@@ -302,6 +303,16 @@ def test_a_published_prior_is_what_its_card_says(name: str) -> None:
     for said in (prior.fingerprint, sha256(weights).hexdigest(), "non-commercial"):
         assert said in card
     assert f"{prior.images_seen:,}" in card and "not stated" not in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["glow-celeba32", "glow-celeba32-deep-6bits"])
+def test_a_published_glow_inverts_every_kind_of_image(name: str) -> None:
+    """All but noise that is like no image within 1e-4, that within 1e-3 (docs/performance.md)."""
+    errors = inversion_errors(load_prior(PRETRAINED / name))
+    assert errors.pop("black and white noise").max() < 1e-3
+    assert len(errors) == 6
+    assert all(error.max() < 1e-4 for error in errors.values()), errors
 
 
 # --- what is not loaded --------------------------------------------------------------------------

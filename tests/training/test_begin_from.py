@@ -9,7 +9,10 @@ import torch
 
 from priors import load_prior
 from priors.export import export_prior
-from tests.helpers import newest, refused, run
+from tests.conftest import TINY
+from tests.helpers import newest, refused, run, without_recovery
+
+QUIET = ["--recovery.during.problems=[]", "--recovery.at_end.problems=[]"]
 
 
 @pytest.mark.parametrize("origin", ["run", "checkpoint", "half"])
@@ -17,6 +20,7 @@ def test_a_run_begins_from_the_weights_of_a_flow(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], origin: str
 ) -> None:
     """Of a learning rate of 0 the weights stay those; the clock, the data and noise begin anew."""
+    tiny = [*without_recovery(tiny), *QUIET]
     directory = run(tiny, "--model.total_images=64")
     path = {"run": directory, "checkpoint": newest(directory), "half": tmp_path / "half"}[origin]
     if origin == "half":
@@ -49,6 +53,13 @@ def test_a_run_begins_from_the_weights_of_a_flow(
     assert json.loads((card / "prior.json").read_text())["begun_from"] == said
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that others would begin from."""
+    root = tmp_path_factory.mktemp("trained")
+    return run(["fit", *TINY, f"--run.root={root}", "--model.total_images=16"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -61,17 +72,20 @@ def test_a_run_begins_from_the_weights_of_a_flow(
     ],
 )
 def test_weights_that_a_run_cannot_begin_from_are_refused(
-    tiny: list[str], capsys: pytest.CaptureFixture[str], options: list[str], message: str
+    tiny: list[str],
+    tmp_path: Path,
+    trained: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
 ) -> None:
     """Before the run leaves a trace, in its folder or in W&B."""
-    directory = run(tiny, "--model.total_images=16")
-    begun = ["--run.name=begun", "--run.wandb=offline", f"--run.begin_from={directory}"]
+    begun = ["--run.name=begun", "--run.wandb=offline", f"--run.begin_from={trained}"]
     assert message in refused(capsys, [*tiny, *begun, *options])
-    assert not (directory.parent / "begun").exists()
+    assert not (tmp_path / "runs" / "begun").exists()
 
 
-def test_a_gan_cannot_begin_from_a_flow(tiny: list[str], capsys: Any, tmp_path: Path) -> None:
-    directory = run(tiny, "--model.total_images=16")
+def test_a_gan_cannot_begin_from_a_flow(trained: Path, capsys: Any, tmp_path: Path) -> None:
     gan = ["fit", "--config=configs/demo_gan.yaml", f"--run.root={tmp_path}", "--run.name=begun"]
-    assert "no discriminator" in refused(capsys, [*gan, f"--run.begin_from={directory}"])
+    assert "no discriminator" in refused(capsys, [*gan, f"--run.begin_from={trained}"])
     assert not (tmp_path / "begun").exists()

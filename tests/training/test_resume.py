@@ -18,9 +18,8 @@ from tests.helpers import Killed, assert_same_checkpoint, kill_at, losses, newes
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("killed_at", [32, 64, 112])  # in the first epoch, at its end, in the next
 def test_resumes_bit_for_bit(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch, killed_at: int, accumulate: int
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, accumulate: int
 ) -> None:
     options = [
         f"--trainer.accumulate_grad_batches={accumulate}",
@@ -30,13 +29,15 @@ def test_resumes_bit_for_bit(
         "--recovery.at_end.problems=[]",
     ]
     whole = run(tiny, *options, "--run.name=whole")
-    with monkeypatch.context() as patch:
-        kill_at(patch, killed_at)
-        with pytest.raises(Killed):
-            run(tiny, *options, "--run.name=resumed")
-    resumed = run(tiny, *options, "--run.name=resumed")
-    assert_same_checkpoint(whole, resumed)
-    assert losses(whole) == losses(resumed)
+    for killed_at in (32, 64, 112):  # in the first epoch, at its end, in the next
+        name = f"--run.name=resumed-{killed_at}"
+        with monkeypatch.context() as patch:
+            kill_at(patch, killed_at)
+            with pytest.raises(Killed):
+                run(tiny, *options, name)
+        resumed = run(tiny, *options, name)
+        assert_same_checkpoint(whole, resumed)
+        assert losses(whole) == losses(resumed)
 
 
 def test_a_run_killed_between_its_last_checkpoints_hands_out_the_last_weights(

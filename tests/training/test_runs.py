@@ -142,7 +142,8 @@ def test_a_trained_prior_inverts_every_kind_of_image(tmp_path: Path) -> None:
             f"--run.root={tmp_path}",
             "--run.wandb=disabled",
             "--trainer.accelerator=cpu",
-            "--model.total_images=4800",
+            "--data.training_images=1600",
+            "--model.total_images=1600",
             "--recovery.during.problems=[]",
             "--recovery.at_end.problems=[]",
         ]
