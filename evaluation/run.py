@@ -1,5 +1,6 @@
 """Runs an evaluation: recovers what has no row yet, makes the studies, writes the report."""
 
+import math
 import sys
 import time
 from collections import Counter
@@ -247,7 +248,7 @@ def report(
         trials = evaluation.trials
         sheets = {} if trials.gammas is not None else sample_sheets(folder, rows, trials)
         published = read_published() if evaluation.published else read_published()[:0]
-        n = 3 * evaluation.image_size**2
+        n = math.prod(evaluation.image_shape)
         recovered = recovery_section("Recovery", rows, published, n)
         sections = [replace(recovered, pictures=sheets), *sections]
     summary = [f"Failed: {failure}" for failure in failures]

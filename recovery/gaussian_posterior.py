@@ -42,18 +42,21 @@ class Posterior:
         prior: the Gaussian.
         sigma: standard deviation of the noise.
         root: R, (n, n), in float64.
+        seen: A R, (m, n), in float64: an adjoint in float32 has a rounding error that A does not
+            see, and that 1 / sigma^2 would amplify.
     """
 
     prior: Gaussian
     sigma: float
     root: Tensor
+    seen: Tensor
 
     def mean(self, y: Tensor, operator: Operator) -> Tensor:
-        """Compute mu + R R' A' (y - A mu) / sigma^2 for y (B, ...): images (B, C, H, W)."""
+        """Compute mu + R (A R)' (y - A mu) / sigma^2 for y (B, ...): images (B, C, H, W)."""
         shape = operator.image_shape
         expected = operator.A(self.prior.mean.to(y).view(1, *shape))
-        back = operator.A_adjoint(y - expected).flatten(1).double()
-        moved = self.prior.mean + back @ self.root @ self.root.T / self.sigma**2
+        difference = (y - expected).flatten(1).double()
+        moved = self.prior.mean + difference @ self.seen @ self.root.T / self.sigma**2
         return moved.unflatten(1, shape).to(y)
 
 
@@ -62,20 +65,20 @@ _typical: Kept[Tensor] = Kept()
 _posteriors: Kept[Posterior] = Kept()
 
 
-def gaussian_of(prior: FlowPrior, samples: int, device: torch.device) -> Gaussian:
-    """Fit mean and covariance to that many samples of a prior on that device."""
-    return _gaussians.get(prior, None, samples, lambda: fit(prior, samples, device))
+def gaussian_of(prior: FlowPrior, samples: int, like: Tensor) -> Gaussian:
+    """Fit mean and covariance to that many samples of a prior of `like`'s device and type."""
+    return _gaussians.get(prior, None, samples, lambda: fit(prior, samples, like))
 
 
 @torch.no_grad()
-def fit(prior: FlowPrior, samples: int, device: torch.device) -> Gaussian:
+def fit(prior: FlowPrior, samples: int, like: Tensor) -> Gaussian:
     n = prior.latent_dim
-    total = torch.zeros(n, dtype=torch.float64, device=device)
-    products = torch.zeros(n, n, dtype=torch.float64, device=device)
+    total = like.new_zeros(n, dtype=torch.float64)
+    products = like.new_zeros(n, n, dtype=torch.float64)
     for first in range(0, samples, AT_ONCE):
         indices = range(first, min(first + AT_ONCE, samples))
         # an untrained prior may decode to nan
-        flat = samples_of(prior, indices, device).flatten(1).nan_to_num()
+        flat = samples_of(prior, indices, like).flatten(1).nan_to_num()
         total += flat.double().sum(dim=0)
         products += flat.T @ flat
     mean = total / samples
@@ -84,21 +87,21 @@ def fit(prior: FlowPrior, samples: int, device: torch.device) -> Gaussian:
     return Gaussian(mean, torch.linalg.cholesky(covariance))
 
 
-def typical_of(prior: FlowPrior, temperature: float, device: torch.device) -> Tensor:
+def typical_of(prior: FlowPrior, temperature: float, like: Tensor) -> Tensor:
     """Compute the mean of -2 log p_G, (), over samples G(temperature z) of a prior."""
 
     @torch.no_grad()
     def mean() -> Tensor:
-        images = samples_of(prior, range(TYPICAL_SAMPLES), device, temperature)
+        images = samples_of(prior, range(TYPICAL_SAMPLES), like, temperature)
         return -2 * prior.encode(images)[1].mean()
 
     return _typical.get(prior, None, temperature, mean)
 
 
-def samples_of(prior: FlowPrior, indices: range, device: torch.device, std: float = 1.0) -> Tensor:
+def samples_of(prior: FlowPrior, indices: range, like: Tensor, std: float = 1.0) -> Tensor:
     """Decode latents of N(0, std^2 I), always the same for the same index; clamped to [0, 1]."""
     latents = normal([seed_from("sample of the prior", i) for i in indices], (prior.latent_dim,))
-    return decode_in_parts(prior, std * latents.to(device))
+    return decode_in_parts(prior, std * latents.to(like))
 
 
 def posterior_of(gaussian: Gaussian, operator: Operator, y: Tensor, sigma: float) -> Posterior:
@@ -117,9 +120,12 @@ def factored(gaussian: Gaussian, operator: Operator, y: Tensor, sigma: float) ->
     inner = lower_gram(seen).div_(sigma**2)
     inner.diagonal().add_(1)
     factor = torch.linalg.cholesky(inner)
-    del seen, inner
+    del inner
     root = torch.linalg.solve_triangular(factor.T, gaussian.root, upper=True, left=False)
-    return Posterior(gaussian, sigma, root)
+    if operator.denoises:
+        return Posterior(gaussian, sigma, root, root)
+    seen = torch.linalg.solve_triangular(factor.T, seen, upper=True, left=False)
+    return Posterior(gaussian, sigma, root, seen)
 
 
 def times_lower(left: Tensor, lower: Tensor) -> Tensor:

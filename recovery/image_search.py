@@ -126,6 +126,8 @@ class ImageSearch(PriorBased):
             return f"images of more than {LARGEST_IMAGE:,} values are too large to factor matrices"
         if not operator.linear:
             return "it is not linear"
+        if operator.measurements > LARGEST_IMAGE:
+            return f"more than {LARGEST_IMAGE:,} measurements are too many to factor matrices"
         if self.sigma is None and not operator.tells_noise:
             return "it does not tell its noise, nor does the method's sigma"
         if operator.leaves_a_hole():
@@ -138,7 +140,7 @@ class ImageSearch(PriorBased):
     def posterior(self, y: Tensor, operator: Operator) -> Posterior:
         """Make, or look up, that of the prior's Gaussian given measurements y (B, ...)."""
         sigma = max(operator.sigma if self.sigma is None else self.sigma, LEAST_SIGMA)
-        gaussian = gaussian_of(self.prior, self.samples, y.device)
+        gaussian = gaussian_of(self.prior, self.samples, y)
         return posterior_of(gaussian, operator, y, sigma)
 
     def measures_few(self, operator: Operator) -> bool:
@@ -159,7 +161,7 @@ class ImageSearch(PriorBased):
         weight = min(1.0, 0.07 / sigma**0.6) if self.weight is None else self.weight
         typical = y.new_tensor(-math.inf)
         if self.measures_few(operator):
-            typical = typical_of(self.prior, self.temperature, y.device).to(y)
+            typical = typical_of(self.prior, self.temperature, y).to(y)
         energy = _Energy(self.prior, operator, sigma, weight * sigma**2, typical)
         start, spent = self.started(posterior.mean(y, operator), y, operator, energy, progress)
 

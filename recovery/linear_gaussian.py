@@ -174,6 +174,9 @@ def factored(network: GaussianNetwork, operator: Operator, y: Tensor, variance: 
 
 def matrix_of(operator: Operator, y: Tensor, size: int = 256) -> Tensor:
     """Compute the matrix (m, n) of a linear operator that measures y (B, ...), by its adjoint."""
-    ones = torch.eye(y[0].numel(), dtype=y.dtype, device=y.device)
-    parts = (part.unflatten(1, y.shape[1:]) for part in ones.split(size))
-    return torch.cat([operator.A_adjoint(part).flatten(1) for part in parts])
+    count, parts = y[0].numel(), []
+    for first in range(0, count, size):
+        ones = y.new_zeros(min(size, count - first), count)
+        ones.diagonal(first).fill_(1)
+        parts.append(operator.A_adjoint(ones.unflatten(1, y.shape[1:])).flatten(1))
+    return torch.cat(parts)

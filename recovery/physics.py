@@ -155,6 +155,8 @@ class Physics(Operator):
         super().__init__(image_shape, float(model.sigma) if gaussian else 0.0, seed)
         self.spec = physics.spec if isinstance(physics, Deepinv) else {}
         self.physics: Any = built
+        # measures noise: a mask on a GPU has no say over the CPU; in a tuple, it is no submodule
+        self._there: tuple[Any] = (copy.deepcopy(built).cpu(),)
         self._complex = False
         self.linear = hasattr(built, "A_adjoint") and is_linear(built)
         self.denoises = type(built).__name__ == "Denoising"
@@ -210,13 +212,14 @@ class Physics(Operator):
         return torch.cat([self._noisy(y[i : i + 1], seed) for i, seed in enumerate(mixed)])
 
     def _noisy(self, y: Tensor, seed: int) -> Tensor:
+        (physics,) = self._there
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            if getattr(self.physics.noise_model, "rng", None) is not None:
-                self.physics.noise_model.rng.manual_seed(seed)
-            if type(self.physics.noise_model).__name__ == "GammaNoise":
+            if getattr(physics.noise_model, "rng", None) is not None:
+                physics.noise_model.rng.manual_seed(seed)
+            if type(physics.noise_model).__name__ == "GammaNoise":
                 y = y.clamp_min(1e-6)  # speckle scales with its pixel, and refuses a black one
-            return self.physics.sensor(self.physics.noise(y.cpu())).to(y)
+            return physics.sensor(physics.noise(y.cpu())).to(y)
 
     @property
     def measurements(self) -> int:

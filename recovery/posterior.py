@@ -22,7 +22,7 @@ class PosteriorSamples(LatentSearch):
     """Recovers the mean of latent searches from random latents zeta ~ N(0, tau^2 I), in pairs
     zeta, -zeta, whose linear errors cancel.
 
-    Without `perturb`, each search minimises what `LatentSearch` does, and stops at the noise. For a
+    Without `perturb`, each search minimises ||A G(z) - y||^2 and stops at the noise. For a
     linear flow, tau 1 and little noise it ends at an exact posterior sample: zeta, moved onto the
     solutions of A G(z) = y by the shortest way. For other priors it is an approximation, and for a
     GAN, whose range holds few solutions, a rough one.
@@ -40,7 +40,7 @@ class PosteriorSamples(LatentSearch):
 
     Args:
         prior: G, frozen.
-        gamma: see `LatentSearch`; with `perturb` unused, sigma^2 takes its place.
+        gamma: unused: a penalty would draw all searches of an image to one point.
         samples: per image, an even number.
         tau: standard deviation of the starts.
         perturb: see above; needs an operator that tells its noise.
@@ -97,7 +97,7 @@ class PosteriorSamples(LatentSearch):
             )
 
     def takes_gamma(self, operator: Operator) -> bool:
-        return not self.perturb
+        return False
 
     def _recover(
         self, y: Tensor, operator: Operator, seeds: Sequence[int], progress: Progress | None
@@ -106,7 +106,7 @@ class PosteriorSamples(LatentSearch):
         keys = [(seed, pair) for seed in seeds for pair in range(self.samples // 2)]
         starts = self._paired(self.start(self.prior, y, operator, self._seeds("zeta", keys)).to(y))
         repeated = y.repeat_interleave(self.samples, dim=0)
-        gamma, centre = self.gamma, None
+        gamma, centre = 0.0, None
         if self.perturb:
             noise = operator.sigma * normal(self._seeds("noise", keys), tuple(y.shape[1:])).to(y)
             repeated = repeated + operator.measured(self._paired(noise))

@@ -102,6 +102,12 @@ class PosteriorChains(PosteriorSamples):
                 "a Markov chain of images factors a matrix of n rows, and images of more than "
                 f"{LARGEST_IMAGE:,} values are too large for that: {instead}"
             )
+        if operator.measurements > LARGEST_IMAGE:
+            raise ValueError(
+                "a Markov chain of images factors the operator's matrix, and the "
+                f"{operator.measurements:,} measurements of {operator.label} are too many for "
+                f"that: {instead}"
+            )
 
     @property
     def images_at_once(self) -> int:

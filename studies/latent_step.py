@@ -27,7 +27,8 @@ class LatentStep(Study):
 
     natural: z - z' with z' another image's latent, away from it as in the authors' code. uniform:
     the authors' random direction, with entries U[0, 1), all positive. gaussian: entries N(0, 1).
-    Images have 5 bits and uniform noise, as in training and in the authors' code.
+    Images have 5 bits and uniform noise, as in the authors' code, whatever the prior was trained
+    on.
 
     Args:
         prior: a flow.

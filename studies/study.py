@@ -119,8 +119,11 @@ class Study(ABC):
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a study's table, every float as it was written."""
-    images = {"image": str}  # 0000083 is a name
-    return pd.read_csv(path, dtype=images, float_precision="round_trip")
+    images = {"image": str}  # 0000083 is a name, and so is NA
+    empty = {column: ["", "nan"] for column in pd.read_csv(path, nrows=0) if column != "image"}
+    return pd.read_csv(
+        path, dtype=images, float_precision="round_trip", keep_default_na=False, na_values=empty
+    )
 
 
 def unit_range(images: Tensor, device: torch.device) -> Tensor:

@@ -116,6 +116,14 @@ def test_noise_follows_the_image_not_its_batch(name: str) -> None:
     assert torch.allclose(again(x, seeds=[4, 5, 6]), y, atol=1e-5)
 
 
+def test_noise_is_measured_on_the_cpu_wherever_the_physics_is() -> None:
+    """A mask that noise is multiplied by stays there too."""
+    physics = operator("mri")
+    y = physics.A(images(1))
+    expected = physics._noisy(y, 3)  # type: ignore[attr-defined]
+    assert torch.equal(physics.to("meta")._noisy(y, 3), expected)  # type: ignore[operator]
+
+
 @each_physics
 def test_global_randomness_is_left_alone(name: str) -> None:
     torch.manual_seed(3)

@@ -24,7 +24,7 @@ from tests.made import flow_prior as glow_prior
 SHAPE = (3, 4, 4)
 FACE = (3, 8, 8)
 N = math.prod(FACE)
-CPU = torch.device("cpu")
+LIKE = torch.zeros(())  # of the priors here
 
 
 def unlikely(image: Tensor) -> Tensor:
@@ -52,12 +52,12 @@ def test_through_a_linear_flow_it_finds_the_posterior_mean(operator: Operator) -
 
 def test_the_gaussian_is_that_of_the_samples() -> None:
     prior = gaussian_prior(0.02)
-    fitted = gaussian_of(prior, 20_000, CPU)
+    fitted = gaussian_of(prior, 20_000, LIKE)
     covariance = prior.network.covariance(torch.eye(48))  # type: ignore[attr-defined]
     error = (fitted.root @ fitted.root.T - covariance.double()).norm() / covariance.norm()
     assert error < 0.05
-    assert gaussian_of(prior, 20_000, CPU) is fitted
-    assert gaussian_of(prior, 100, CPU) is not fitted  # fewer than values, and not singular
+    assert gaussian_of(prior, 20_000, LIKE) is fitted
+    assert gaussian_of(prior, 100, LIKE) is not fitted  # fewer than values, and not singular
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -67,7 +67,7 @@ def test_the_posterior_is_the_wiener_filters(
     monkeypatch.setattr(gaussian_posterior, "BLOCK", 10)  # as of a larger image: several, one short
     prior = gaussian_prior(0.02)
     y = operator(drawn_from(prior))
-    fitted = gaussian_of(prior, 500, CPU)
+    fitted = gaussian_of(prior, 500, LIKE)
     posterior = factored(fitted, operator, y, operator.sigma)
     covariance = fitted.root @ fitted.root.T
     matrix = matrix_of(operator, y).double()
@@ -80,10 +80,35 @@ def test_the_posterior_is_the_wiener_filters(
     assert torch.allclose(posterior.mean(y, operator).flatten(1).double(), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("noise_norm", [1e-3, 0.0])
+def test_measurements_that_are_nearly_exact_leave_the_mean_right(noise_norm: float) -> None:
+    """Rounding that the operator does not see must not be amplified by 1 / sigma^2."""
+    prior, operator = glow_prior(), GaussianSensing(FACE, m=20, noise_norm=noise_norm)
+    y = operator(held_out())
+    posterior = ImageSearch(prior).posterior(y, operator)
+    exact = operator.A(torch.eye(N).unflatten(1, FACE)).T.double()
+    spread = posterior.prior.root @ posterior.prior.root.T
+    joint = exact @ spread @ exact.T + posterior.sigma**2 * torch.eye(20).double()
+    difference = y.double() - posterior.prior.mean @ exact.T
+    expected = posterior.prior.mean + torch.linalg.solve(joint, difference.T).T @ exact @ spread
+    assert (posterior.mean(y, operator).flatten(1) - expected).abs().max() < 1e-3
+
+
+def test_it_searches_in_float64_as_in_float32() -> None:
+    operator = Denoising(FACE, sigma=0.1)
+    y = operator(held_out())
+    wide = FlowPrior(copy.deepcopy(glow().frozen()).to(torch.float64), "glow")
+    found = ImageSearch(wide).recover(y.double(), operator)
+    assert found.image.dtype == torch.float64
+    assert (
+        psnr(found.image.float(), ImageSearch(glow_prior()).recover(y, operator).image) > 50
+    ).all()
+
+
 def test_the_posterior_is_kept_as_long_as_its_operator() -> None:
     prior, operator = gaussian_prior(0.02), GaussianSensing(SHAPE, m=20)
     y = operator(drawn_from(prior))
-    fitted = gaussian_of(prior, 500, CPU)
+    fitted = gaussian_of(prior, 500, LIKE)
     posterior = posterior_of(fitted, operator, y, operator.sigma)
     assert posterior_of(fitted, operator, y, operator.sigma) is posterior
     assert posterior_of(fitted, operator, y, 0.1) is not posterior
@@ -100,13 +125,13 @@ def test_it_ends_lower_than_both_of_its_starts(m: int) -> None:
     method = ImageSearch(prior, weight=1.0, temperature=0.1)
     found = method.recover(y, operator, seeds=range(5))
     few = m < N / 4
-    typical = typical_of(prior, 0.1, CPU) if few else -math.inf
+    typical = typical_of(prior, 0.1, LIKE) if few else -math.inf
 
     def objective(image: Tensor) -> Tensor:
         fit = residual_energy(y, operator.A(image))
         return fit + operator.sigma**2 * unlikely(image).clamp_min(typical)
 
-    start = posterior_of(gaussian_of(prior, 4000, CPU), operator, y, operator.sigma)
+    start = posterior_of(gaussian_of(prior, 4000, LIKE), operator, y, operator.sigma)
     latent = LatentSearch(prior, evaluations=120).recover(y, operator)
     assert (found.objective < objective(start.mean(y, operator))).all()
     assert (found.objective <= objective(latent.image)).all()

@@ -60,6 +60,13 @@ def test_without_noise_samples_fit_the_measurements() -> None:
     assert (found.samples[:, 0] - found.samples[:, 1]).abs().amax(dim=(1, 2, 3)).min() > 0.01
 
 
+def test_a_problems_penalty_does_not_draw_samples_together() -> None:
+    prior, operator = gaussian_prior(), Denoising(SHAPE, sigma=0.1)
+    y = operator(drawn_from(prior, 1))
+    found = PosteriorSamples(prior, gamma=0.01, samples=4).recover(y, operator)
+    assert found.samples is not None and found.samples.std(dim=1).mean() > 0.01
+
+
 @pytest.mark.parametrize("perturb", [False, True])
 def test_an_images_samples_depend_on_its_seed_alone(perturb: bool) -> None:
     operator = GaussianSensing((3, 8, 8), m=40)

@@ -39,7 +39,7 @@ def test_it_is_between_the_likeliest_image_and_the_gaussians_mean() -> None:
     y = operator(held_out())
     found = ShrunkSearch(prior, shrinkage=0.25).recover(y, operator)
     likeliest = ImageSearch(prior).recover(y, operator)
-    gaussian = gaussian_of(prior, 4000, y.device)
+    gaussian = gaussian_of(prior, 4000, y)
     mean = posterior_of(gaussian, operator, y, operator.sigma).mean(y, operator)
     assert torch.allclose(found.image, 0.75 * likeliest.image + 0.25 * mean, atol=1e-5)
     assert torch.allclose(found.residual, residual_norm(found.image, y, operator))

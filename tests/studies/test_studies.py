@@ -1,5 +1,8 @@
 """All studies: tables survive being saved, what is missing is named."""
 
+import math
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -13,7 +16,7 @@ from studies.jacobian import (
 from studies.latent_norm import LatentNorm
 from studies.latent_step import LatentStep
 from studies.samples import Samples
-from studies.study import Given, Study
+from studies.study import Given, Study, read_table
 from studies.theorem1 import Theorem1
 from studies.toy import RealNVPToy
 from tests.studies.conftest import reread
@@ -39,6 +42,13 @@ def test_saved_tables_are_enough_to_draw(study: Study, given: Given) -> None:
             for caption, figure in study.figures(tables).items():
                 assert caption.endswith(".")
                 figure.draw_without_rendering()
+
+
+def test_images_of_any_name_are_read_again(tmp_path: Path) -> None:
+    names = ["NA", "nan", "0000083", "None"]
+    table = pd.DataFrame({"image": names, "value": [1.5, math.nan, 2.0, 3.0]})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "table.csv"), table, check_dtype=False)
 
 
 def test_an_interrupted_study_goes_on_after_its_last_part(

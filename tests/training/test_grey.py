@@ -74,6 +74,9 @@ def test_a_grey_glow_trains_recovers_and_is_evaluated(
         "decoder": 4,
     }
     assert rows["psnr"].gt(3).all()
+    fractions = ["--trials.problems=[cs-25%, cs-50%]", "--trials.methods=[glow]"]
+    evaluate.main([*command, f"--priors.glow={tmp_path / 'export'}", *fractions])
+    assert "m/n = 25%" in (tmp_path / "grey" / "report.md").read_text()
     with pytest.raises(SystemExit):
         evaluate.main([*command, f"--priors.glow={tmp_path / 'export'}", "--channels=3"])
     assert "and channels is 3" in capsys.readouterr().err
