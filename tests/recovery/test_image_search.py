@@ -238,6 +238,14 @@ def test_where_it_cannot_search_images_it_is_the_papers_search_and_says_so(
     assert torch.equal(method.recover(y, operator).image, papers.image)
 
 
+def test_more_measurements_than_a_matrix_may_have_rows_are_searched_among_latents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image_search, "LARGEST_IMAGE", N)
+    with pytest.warns(UserWarning, match="more than 192 measurements are too many"):
+        ImageSearch(glow_prior()).check(GaussianSensing(FACE, m=N + 1))
+
+
 @pytest.mark.filterwarnings("error")
 def test_where_it_can_it_says_nothing() -> None:
     operator = GaussianSensing(FACE, m=20)
