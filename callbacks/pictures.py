@@ -25,7 +25,8 @@ class RecoveryPictures:
     A recovery that was stopped loses none: an image's files are whole before its row is written.
 
     Args:
-        run_directory: pictures/<problem>/<set>/<images_seen>.png will be in it.
+        run_directory: pictures/<problem>/<set>/<images_seen>.png will be in it; what is added to a
+            recovery that has ended goes to <images_seen>-2.png.
         images_seen: when the recovery was made.
         images: of every set, the first so many.
     """
@@ -76,13 +77,21 @@ class RecoveryPictures:
             if columns:
                 cells = self.cells([row / f"{column}.png" for row in rows for column in columns])
                 grid = make_grid(cells, nrow=len(columns), padding=1, pad_value=255) / 255
-                with whole_file(self.folder / name / f"{self.images_seen:09d}.png") as file:
+                with whole_file(self.path(name, grid)) as file:
                     save_image(grid, file, format="png")
                 grids[name] = grid
         shutil.rmtree(self.parts, ignore_errors=True)
         with suppress(OSError):  # the parts of other times stay
             self.parts.parent.rmdir()
         return grids
+
+    def path(self, name: str, grid: Tensor) -> Path:
+        """Name the file of a grid: the first that is free, or that holds it already."""
+        path = self.folder / name / f"{self.images_seen:09d}.png"
+        numbers, pixels = itertools.count(2), grid.mul(255).round().byte()
+        while path.exists() and not torch.equal(decode_image(str(path)), pixels):
+            path = path.with_name(f"{self.images_seen:09d}-{next(numbers)}.png")
+        return path
 
     def cells(self, paths: Sequence[Path]) -> Tensor:
         """Read the cells (N, 3, H, W), blank where there is no file."""

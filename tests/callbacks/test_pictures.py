@@ -41,3 +41,18 @@ def test_a_recovery_killed_after_its_rows_has_all_its_pictures(
     assert pictures(tmp_path / "runs" / "killed") == whole
     sets = ("faces-val", "faces-ood")
     assert set(whole) == {f"{p}/{s}/000000064.png" for p in PROBLEMS for s in sets}
+
+
+def test_a_method_added_to_a_finished_run_leaves_its_pictures_as_they_are(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    options = [*tiny, "--model.total_images=64", "--recovery.during.problems=[]"]
+    options.append("--recovery.at_end.problems=[denoise-0.1]")
+    train.main(options)
+    before = pictures(tmp_path / "runs" / "demo")
+    added = "--recovery.methods={adjoint: recovery.linear.Adjoint}"
+    train.main([*options, added, "--run.accept_changes=true"])
+    after = pictures(tmp_path / "runs" / "demo")
+    assert {name: after.get(name) for name in before} == before
+    names = {Path(name).name for name in after.keys() - before.keys()}
+    assert names == {"000000064-2.png"}
