@@ -70,7 +70,7 @@ def test_a_run_of_before_resumes(tiny: list[str], capsys: pytest.CaptureFixture[
     config = yaml.safe_load(path.read_text())
     methods = config["recovery"]["methods"]
     config["recovery"]["methods"] = {name: named["method"] for name, named in methods.items()}
-    assert methods["latent-search"]["method"]["init_args"]["evaluations"] == 200
+    assert methods["latent-search"]["method"]["init_args"]["evaluations"] == 10
     path.write_text(yaml.safe_dump(config))
     capsys.readouterr()
     Train(tiny)
