@@ -1,4 +1,7 @@
-"""One W&B run for one run, however often it is resumed."""
+"""One W&B run for one run, however often it is resumed.
+
+Only where it is used is wandb imported, which takes a second.
+"""
 
 import secrets
 import sys
@@ -7,10 +10,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
-from wandb.errors import Error as WandbError
 
 from cli.wandb import split_project
 from core.files import write_whole
@@ -34,6 +35,9 @@ class Wandb(WandbLogger):
     def _unless_gone(self, send: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         if self.gone:
             return
+        import wandb
+        from wandb.errors import Error as WandbError
+
         try:
             send(*args, **kwargs)
         except (OSError, WandbError) as error:
@@ -54,6 +58,9 @@ def wandb_logger(run: Run) -> list[WandbLogger]:
     """
     if run.wandb == "disabled":
         return []
+    import wandb
+    from wandb.errors import Error as WandbError
+
     if run.wandb == "auto" and first_process() and not wandb.login(prompt=False, verify=False):
         print("W&B: no key found (`wandb login` stores one). This run is logged offline.")
         run = replace(run, wandb="offline")

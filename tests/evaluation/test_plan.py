@@ -38,6 +38,7 @@ def test_methods_without_a_penalty_solve_a_problem_once(arguments: list[str]) ->
     methods = {
         "map": "recovery.image_search.ImageSearch",
         "samples": "recovery.posterior.PosteriorSamples",
+        "latents": "recovery.latent_search.LatentSearch",
         "free": "recovery.linear.Adjoint",
     }
     named = "".join(
@@ -49,7 +50,7 @@ def test_methods_without_a_penalty_solve_a_problem_once(arguments: list[str]) ->
             *arguments,
             f"--methods={{{named}}}",
             "--trials.problems=[denoise]",
-            "--trials.methods=[map, samples, free]",
+            "--trials.methods=[map, samples, latents, free]",
             "--trials.sets=[faces]",
             "--trials.seeds=[0]",
             "--trials.gammas=[0, 0.1]",
@@ -58,7 +59,8 @@ def test_methods_without_a_penalty_solve_a_problem_once(arguments: list[str]) ->
     bench = make_bench(config, torch.device("cpu"))
     jobs = plan(config.trials, bench, "tiny", ConfigTexts(None))
     solved = [(job.template.method, job.template.gamma) for job in jobs]
-    assert solved == [("map", 0.01), ("samples", 0.0), ("samples", 0.1), ("free", 0.0)]
+    once = [("map", 0.01), ("samples", 0.01)]
+    assert solved == [*once, ("latents", 0.0), ("latents", 0.1), ("free", 0.0)]
 
 
 def test_methods_that_share_a_problem_see_one_operator(
