@@ -76,7 +76,7 @@ class PosteriorSamples(LatentSearch):
         require_above(0, tau=tau)
         super().__init__(
             prior,
-            gamma,
+            0.0,
             evaluations=evaluations,
             history=history,
             stop_at_noise=stop_at_noise,
@@ -106,7 +106,7 @@ class PosteriorSamples(LatentSearch):
         keys = [(seed, pair) for seed in seeds for pair in range(self.samples // 2)]
         starts = self._paired(self.start(self.prior, y, operator, self._seeds("zeta", keys)).to(y))
         repeated = y.repeat_interleave(self.samples, dim=0)
-        gamma, centre = 0.0, None
+        gamma, centre = self.gamma, None
         if self.perturb:
             noise = operator.sigma * normal(self._seeds("noise", keys), tuple(y.shape[1:])).to(y)
             repeated = repeated + operator.measured(self._paired(noise))
