@@ -152,7 +152,7 @@ def in_its_first_epoch(run: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_to_the_workers_too_leaves_a_checkpoint(
     number: signal.Signals, tmp_path: Path
 ) -> None:
