@@ -155,8 +155,8 @@ class Physics(Operator):
         super().__init__(image_shape, float(model.sigma) if gaussian else 0.0, seed)
         self.spec = physics.spec if isinstance(physics, Deepinv) else {}
         self.physics: Any = built
-        # measures noise: a mask on a GPU has no say over the CPU; in a tuple, it is no submodule
-        self._there: tuple[Any] = (copy.deepcopy(built).cpu(),)
+        # a copy to measure noise with; in a tuple, or it would be a submodule and move to the GPU
+        self._on_cpu: tuple[Any] = (copy.deepcopy(built).cpu(),)
         self._complex = False
         self.linear = hasattr(built, "A_adjoint") and is_linear(built)
         self.denoises = type(built).__name__ == "Denoising"
@@ -212,7 +212,7 @@ class Physics(Operator):
         return torch.cat([self._noisy(y[i : i + 1], seed) for i, seed in enumerate(mixed)])
 
     def _noisy(self, y: Tensor, seed: int) -> Tensor:
-        (physics,) = self._there
+        (physics,) = self._on_cpu
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             if getattr(physics.noise_model, "rng", None) is not None:

@@ -1,6 +1,6 @@
 """One W&B run for one run, however often it is resumed.
 
-Only where it is used is wandb imported, which takes a second.
+wandb is imported where it is used: that takes time, and many runs do without.
 """
 
 import secrets
