@@ -1,5 +1,6 @@
 """Pictures of a recovery: truth | measurement | a recovery by each method."""
 
+import io
 import itertools
 import shutil
 from collections.abc import Iterable, Sequence
@@ -77,19 +78,21 @@ class RecoveryPictures:
             if columns:
                 cells = self.cells([row / f"{column}.png" for row in rows for column in columns])
                 grid = make_grid(cells, nrow=len(columns), padding=1, pad_value=255) / 255
-                with whole_file(self.path(name, grid)) as file:
-                    save_image(grid, file, format="png")
+                png = io.BytesIO()
+                save_image(grid, png, format="png")
+                with whole_file(self.path(name, png.getvalue())) as file:
+                    file.write(png.getvalue())
                 grids[name] = grid
         shutil.rmtree(self.parts, ignore_errors=True)
         with suppress(OSError):  # the parts of other times stay
             self.parts.parent.rmdir()
         return grids
 
-    def path(self, name: str, grid: Tensor) -> Path:
+    def path(self, name: str, png: bytes) -> Path:
         """Name the file of a grid: the first that is free, or that holds it already."""
         path = self.folder / name / f"{self.images_seen:09d}.png"
-        numbers, pixels = itertools.count(2), grid.mul(255).round().byte()
-        while path.exists() and not torch.equal(decode_image(str(path)), pixels):
+        numbers = itertools.count(2)
+        while path.exists() and path.read_bytes() != png:
             path = path.with_name(f"{self.images_seen:09d}-{next(numbers)}.png")
         return path
 
