@@ -196,7 +196,7 @@ class RecoveryDuringTraining(Checkpoint):
         ):
             for problem in plan.problems:
                 for new in self.jobs(problem, sets, prior, run, texts):
-                    job = new.as_begun(earlier)
+                    job = new.take_up(earlier, texts)
                     configs.add(job.template.config)
                     for trial in self.run(job, earlier, module.device, bar):
                         pictures.keep(job, trial)  # first: a row is not recovered again

@@ -129,7 +129,7 @@ def recover(evaluation: Evaluation, text: str, bench: Bench) -> Recovered:
     earlier = read_rows(folder, every=True)
     for job in plan(trials, bench, evaluation.name, texts):
         most = bench.methods[job.template.method].images
-        jobs.append((job.as_begun(earlier), chosen[job.images.name][:most]))
+        jobs.append((job.take_up(earlier, texts), chosen[job.images.name][:most]))
     own = [(job, share.of(images, number)) for number, (job, images) in enumerate(jobs)]
     tasks = [
         task

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import is_dataclass
 from enum import Enum
 from functools import partial
@@ -24,30 +25,44 @@ FIRST_NAMED = {
 
 
 class ConfigTexts:
-    """Short hashes of configurations; stores each text once, in the file at `path` if given.
+    """Short hashes of configurations; stores their texts in the file at `path` if given.
 
-    Raises ValueError, naming the file, if it holds anything else.
+    Their order tells which of two came later, so a configuration that is taken up again is stored
+    again. Raises ValueError, naming the file, if it holds anything else.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.known: set[str] = set()
+        self.lines: list[str] = []
+        self.places: dict[str, int] = {}  # of the last line of each
         if path is not None and path.exists():
             drop_cut_line(path)
             try:
-                self.known = {json.loads(line)["hash"] for line in path.read_text().splitlines()}
+                self.lines = path.read_text().splitlines()
+                self.places = {json.loads(line)["hash"]: i for i, line in enumerate(self.lines)}
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path} is damaged: {error!r}. Move it away") from error
 
     def hash(self, **config: Any) -> str:
         text = json.dumps(config, sort_keys=True, default=str)
         short = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
-        if self.path is not None and short not in self.known:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with naming(self.path), self.path.open("a") as file:
-                file.write(json.dumps({"hash": short, "config": config}, default=str) + "\n")
-            self.known.add(short)
+        if self.path is not None and short not in self.places:
+            self._append(short, json.dumps({"hash": short, "config": config}, default=str))
         return short
+
+    def put_after(self, config: str, others: Iterable[str]) -> None:
+        """Store a known configuration again if any of the others has been used since."""
+        place = self.places.get(config)
+        if place is not None and any(self.places.get(other, -1) > place for other in others):
+            self._append(config, self.lines[place])
+
+    def _append(self, config: str, line: str) -> None:
+        assert self.path is not None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(self.path), self.path.open("a") as file:
+            file.write(line + "\n")
+        self.places[config] = len(self.lines)
+        self.lines.append(line)
 
 
 def describe(thing: object) -> dict[str, Any]:

@@ -105,8 +105,8 @@ class RowFile:
 def read_rows(path: Path | str, *, every: bool = False) -> pd.DataFrame:
     """Read the rows of a file, or of all `rows*.csv` in a run directory.
 
-    Of rows with one key the last counts; of several files, that of the config that `configs.jsonl`
-    has last. A config stops counting once any of its images has been recovered under another one.
+    Of rows with one key, that of the config counts that `configs.jsonl` has last, and of one config
+    the last. A config stops counting once any of its images has been recovered under a later one.
     `every=True` returns all rows. A last line that is cut short, or that a process is writing, is
     no row.
 
@@ -117,9 +117,9 @@ def read_rows(path: Path | str, *, every: bool = False) -> pd.DataFrame:
     if not files or not files[0].exists():
         raise FileNotFoundError(f"no rows at {path}: expected a rows.csv written by a run")
     rows = pd.concat([_read(file) for file in files], ignore_index=True)
-    if len(files) > 1:
-        age = rows["config"].map(_first_used(path)).fillna(-1)
-        rows = rows.iloc[age.argsort(kind="stable")].reset_index(drop=True)
+    if path.is_dir():
+        place = rows["config"].map(_last_used(path)).fillna(-1)
+        rows = rows.iloc[place.argsort(kind="stable")].reset_index(drop=True)
     told = rows[rows["kind"] != ""].drop_duplicates("config").set_index("config")["kind"]
     rows["kind"] = rows["kind"].where(rows["kind"] != "", rows["config"].map(told)).fillna("")
     return rows if every else rows[~superseded(rows)].reset_index(drop=True)
@@ -130,14 +130,15 @@ def _by_number(file: Path) -> tuple[int, str]:
     return len(file.name), file.name
 
 
-def _first_used(folder: Path) -> dict[str, int]:
-    """The configs of a folder by the place at which a process first used them.
+def _last_used(folder: Path) -> dict[str, int]:
+    """The configs of a folder by the place at which a process last took them up.
 
-    Copying a folder changes its files' times, but not this.
+    Of several processes' files, the first that knows a config tells. Copying a folder changes its
+    files' times, but not this.
     """
     places: dict[str, int] = {}
-    for place, config, _ in _configs(folder):
-        places.setdefault(config, place)
+    for file in _config_files(folder):
+        places = {config: place for place, config, _ in _configs(file)} | places
     return places
 
 
@@ -148,26 +149,27 @@ def measured(folder: Path) -> pd.DataFrame:
             "operator": json.dumps(text["problem"], sort_keys=True) if "problem" in text else None,
             "prepared": text.get("set"),
         }
-        for _, config, text in _configs(folder)
+        for file in _config_files(folder)
+        for _, config, text in _configs(file)
     }
     return pd.DataFrame.from_dict(
         told, orient="index", columns=["operator", "prepared"], dtype=object
     )
 
 
-def _configs(folder: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield place in its file, hash and text of each config of a folder.
+def _config_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("configs*.jsonl"), key=_by_number)
 
-    Raises ValueError for a damaged file, by its name.
-    """
-    for file in sorted(folder.glob("configs*.jsonl"), key=_by_number):
-        for place, line in enumerate(whole_lines(file).splitlines()):
-            try:
-                told = json.loads(line)
-                config, text = str(told["hash"]), dict(told.get("config") or {})
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise ValueError(f"{file} is damaged: {error!r}. Move it away") from error
-            yield place, config, text
+
+def _configs(file: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield place, hash and text of each config of a file; raise ValueError if it is damaged."""
+    for place, line in enumerate(whole_lines(file).splitlines()):
+        try:
+            told = json.loads(line)
+            config, text = str(told["hash"]), dict(told.get("config") or {})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged: {error!r}. Move it away") from error
+        yield place, config, text
 
 
 def superseded(rows: pd.DataFrame) -> pd.Series:
@@ -183,12 +185,12 @@ def superseded(rows: pd.DataFrame) -> pd.Series:
     return again | replaced.groupby(groups, sort=False).transform("any")
 
 
-def done_images(rows: pd.DataFrame, **key: Any) -> set[str]:
-    """Name the images whose rows already match every given column, `config` among them."""
+def rows_of(rows: pd.DataFrame, **key: Any) -> pd.Series:
+    """Mark the rows that have these values in these columns."""
     matches = pd.Series(True, index=rows.index)
     for column, value in key.items():
         matches &= rows[column] == value
-    return set(rows.loc[matches, "image"])
+    return matches
 
 
 def _read(path: Path) -> pd.DataFrame:

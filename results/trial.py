@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from recovery.metrics import psnr, ssim
 from recovery.operators import Operator, OperatorFactory
 from recovery.physics import Deepinv
 from results.identity import ConfigTexts, describe
-from results.rows import Row, done_images
+from results.rows import Row, rows_of
 
 
 @dataclass(frozen=True)
@@ -136,19 +137,30 @@ class Job:
             return self
         return replace(self, template=replace(self.template, config=self.config_before))
 
+    def take_up(self, rows: pd.DataFrame, texts: ConfigTexts) -> "Job":
+        """Return the job as it was begun; its rows count, whatever took their place since."""
+        job = self.as_begun(rows)
+        same = rows_of(rows, **job.key) & np.isclose(rows["gamma"], job.template.gamma)
+        texts.put_after(job.template.config, set(rows.loc[same, "config"]))
+        return job
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What the rows of this job share, under whichever configuration."""
+        row = self.template
+        return {
+            "images_seen": row.images_seen,
+            "dataset": self.images.name,
+            "problem": row.problem,
+            "method": row.method,
+            "variant": self.method.variant,
+            "seed": row.seed,
+        }
+
     def missing(self, rows: pd.DataFrame) -> list[int]:
         """Find the positions of the images that have no row of this job yet."""
-        row = self.template
-        done = done_images(
-            rows,
-            config=row.config,
-            images_seen=row.images_seen,
-            dataset=self.images.name,
-            problem=row.problem,
-            method=row.method,
-            variant=self.method.variant,
-            seed=row.seed,
-        )
+        of_this = rows_of(rows, config=self.template.config, **self.key)
+        done = set(rows.loc[of_this, "image"])
         return [i for i, name in enumerate(self.images.image_names) if name not in done]
 
 

@@ -94,6 +94,19 @@ def test_recovery_goes_on_with_another_number_of_devices(tiny: list[str]) -> Non
     assert sorted(watched["images_seen"].unique()) == [64, 124, 184, 244]  # 5 steps of 12 apart
 
 
+def test_an_option_changed_back_shows_its_own_rows_again(tiny: list[str]) -> None:
+    options = ["--model.total_images=64", "--recovery.at_end.problems=[cs-25%]"]
+    evaluations = "--recovery.methods.latent-search.init_args.evaluations"
+
+    def shown(count: int) -> pd.DataFrame:
+        return read_rows(run(tiny, *options, f"{evaluations}={count}"))
+
+    first = shown(10)
+    assert (shown(2)["evaluations"] <= 2).all()
+    for _ in range(2):
+        pd.testing.assert_frame_equal(shown(10), first)
+
+
 @pytest.mark.parametrize("method_batches", [2, 16])
 def test_pictures_of_several_methods(tiny: list[str], tmp_path: Path, method_batches: int) -> None:
     search = "class_path: recovery.latent_search.LatentSearch"

@@ -42,7 +42,7 @@ def test_parameter_counts_of_the_paper(size: int, steps: int, levels: int, count
 def test_paper_networks_invert(size: int, steps: int, levels: int, count: int) -> None:
     torch.manual_seed(0)
     network = Glow(size, steps=steps, levels=levels)
-    network.initialize(images_to_initialize(size, 4 if size == 64 else 2))
+    network.initialize(images_to_initialize(size, 4))
     perturbed(network, 0.001)
     kinds = kinds_of_image(size)
     x = torch.cat(list(kinds.values()) if size == 64 else [kinds["random"], kinds["saturated"]])

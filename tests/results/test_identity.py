@@ -78,6 +78,20 @@ def test_other_settings_have_another_hash(tmp_path: Path) -> None:
     assert len((tmp_path / "configs.jsonl").read_text().splitlines()) == 5
 
 
+def test_a_config_taken_up_again_is_stored_again_once(tmp_path: Path) -> None:
+    path = tmp_path / "configs.jsonl"
+    one, other = [ConfigTexts(path).hash(m=m) for m in (3, 4)]
+    for _ in range(2):
+        ConfigTexts(path).put_after(other, {one, other})  # is last already
+        assert len(path.read_text().splitlines()) == 2
+    for _ in range(2):
+        ConfigTexts(path).put_after(one, {one, other, "of another file"})
+        first, _, again = path.read_text().splitlines()
+        assert first == again and json.loads(again)["hash"] == one
+    ConfigTexts(path).put_after("unknown", {one, other})
+    assert len(path.read_text().splitlines()) == 3
+
+
 def test_a_config_cut_short_by_a_crash_is_written_again(tmp_path: Path) -> None:
     path = tmp_path / "configs.jsonl"
     hashes = [ConfigTexts(path).hash(m=m) for m in (3, 4)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from results.rows import COLUMNS, Row, RowFile, done_images, read_rows
+from results.rows import COLUMNS, Row, RowFile, read_rows, rows_of
 from tests.made import cuts, row, written
 
 
@@ -50,7 +50,7 @@ def test_what_is_not_known_stays_empty(tmp_path: Path) -> None:
 def test_numbers_as_names_stay_text(tmp_path: Path) -> None:
     names = {"dataset": "001", "problem": "1e5", "method": "02", "variant": "3", "config": "1e2"}
     read = written(tmp_path / "rows.csv", row("000017", **names))
-    assert done_images(read, **names) == {"000017"}
+    assert read["image"][rows_of(read, **names)].tolist() == ["000017"]
 
 
 def test_a_crash_in_the_middle_of_a_line_costs_that_line_only(tmp_path: Path) -> None:
@@ -135,15 +135,15 @@ def test_no_rows_at_all_is_an_error(tmp_path: Path) -> None:
             read_rows(path)
 
 
-def test_only_rows_of_the_same_config_are_done(tmp_path: Path) -> None:
+def test_rows_of_are_those_that_match_in_every_column(tmp_path: Path) -> None:
     rows = written(
         tmp_path / "rows.csv",
         *(row("a", config="old"), row("b", config="new"), row("c", config="new", seed=1)),
         row("d", config="new", dataset="faces-ood"),
     )
     key = {"dataset": "faces-val", "problem": "cs", "method": "search", "seed": 0}
-    assert done_images(rows, **key, config="new") == {"b"}
-    assert done_images(rows, **key, config="old") == {"a"}
-    assert done_images(rows, **key, config="other") == set()
-    assert done_images(rows, **key, config="new", images_seen=7) == set()
-    assert done_images(rows[:0], **key, config="new") == set()
+    assert rows_of(rows, **key, config="new").tolist() == [False, True, False, False]
+    assert rows_of(rows, **key, config="old").tolist() == [True, False, False, False]
+    assert not rows_of(rows, **key, config="other").any()
+    assert not rows_of(rows, **key, config="new", images_seen=7).any()
+    assert len(rows_of(rows[:0], **key, config="new")) == 0

@@ -83,6 +83,19 @@ def test_of_several_files_the_config_first_used_last_counts_whenever_they_were_w
     assert read_rows(tmp_path)["psnr"].tolist() == [3.0] * 4
 
 
+def test_a_config_taken_up_again_replaces_the_one_between(tmp_path: Path) -> None:
+    RowFile(tmp_path / "rows.csv").append(
+        [*rows("one", "abc", psnr=1.0), *rows("two", "ab", psnr=2.0)]
+    )
+    configs(tmp_path / "configs.jsonl", "one", "two")
+    assert read_rows(tmp_path)["psnr"].tolist() == [2.0] * 2
+    configs(tmp_path / "configs.jsonl", "one", "two", "one")
+    assert read_rows(tmp_path)["psnr"].tolist() == [1.0] * 3
+    RowFile(tmp_path / "rows-rank1.csv").append(rows("two", "c", psnr=2.0))
+    configs(tmp_path / "configs-rank1.jsonl", "two")
+    assert read_rows(tmp_path)["psnr"].tolist() == [1.0] * 3
+
+
 def test_old_rows_take_the_kind_that_new_rows_of_their_config_tell(tmp_path: Path) -> None:
     old_file(tmp_path / "rows.csv", problem="deblur")
     assert read_rows(tmp_path)["kind"].tolist() == [""]
