@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+import networks.glow
 from benchmarks.plain_glow import plain_forward, plain_inverse
 from core.precision import require_full_precision
 from datamodules.procedural import faces
-from networks.glow import ActNorm, Glow, Stability
+from networks.glow import ActNorm, Affine, Glow, Stability
 from tests.made import images_to_initialize, perturbed, small
 
 PAPER_NETWORKS = [(64, 18, 4, 25_771_456), (64, 48, 4, 67_159_936), (128, 32, 6, 129_402_368)]
@@ -129,6 +131,25 @@ def test_what_a_cuda_graph_records_and_what_it_does_not_make_the_whole() -> None
     assert torch.equal(z, whole_z)
     assert torch.allclose(log_det + network.log_det(), whole_log_det, atol=1e-12)
     assert (log_det - whole_log_det).abs().min() > 0.1  # both parts count
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 16, 16), (1, 128, 20, 16), (5, 160, 7, 7)])
+def test_a_1x1_convolution_of_few_images_is_that_of_many(shape: tuple[int, ...]) -> None:
+    """The first two go as 16 images; the pixels of the last are no multiple of 16."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
+    assert networks.glow._few_images(x) == (shape[-1] == 16)
+    weight = torch.randn(24, shape[1], 1, 1, generator=generator)
+    inputs = [t.requires_grad_() for t in (x, weight, torch.randn(24, generator=generator))]
+    cotangent = torch.randn(shape[0], 24, *shape[2:], generator=generator)
+
+    def all_of(y: Tensor) -> list[Tensor]:
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        return [y, *torch.autograd.grad(y, inputs, cotangent)]
+
+    ours = all_of(Affine(*inputs[1:])(x))
+    for one, other in zip(ours, all_of(F.conv2d(*inputs)), strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-3)
 
 
 def test_recomputation_changes_memory_only() -> None:
