@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from core.files import whole_file
+from core.memory import keep_freed_memory
 from core.parent import end_with_parent
 from evaluation.plan import Bench, Task
 from evaluation.share import Share
@@ -180,6 +181,7 @@ def _start(
     parent = multiprocessing.parent_process()
     end_with_parent(lambda: parent is None or parent.is_alive())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     torch.set_num_threads(threads)
     rows, device = places.get()
     _worker = Worker(make(torch.device(device)), Path(rows), folder / "pictures")

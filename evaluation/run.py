@@ -17,6 +17,7 @@ from rich.markdown import Markdown
 from rich.status import Status
 
 from core.lock import alone_in
+from core.memory import keep_freed_memory
 from core.precision import require_full_precision
 from core.progress import image_bar
 from core.threads import leave_busy_cores
@@ -273,8 +274,10 @@ def report(
 
 def evaluate(evaluation: Evaluation, text: str) -> list[str]:
     """Run an evaluation; return what failed, a line each."""
-    if evaluation.devices() == [torch.device("cpu")]:
-        leave_busy_cores()
+    if evaluation.devices()[0].type == "cpu":
+        keep_freed_memory()
+        if len(evaluation.devices()) == 1:
+            leave_busy_cores()
     if evaluation.wandb == "online":
         require_login()  # before hours of recoveries
     bench = make_bench(evaluation, evaluation.devices()[0])

@@ -478,7 +478,7 @@ def _few_images(x: Tensor) -> bool:
     On one thread torch leaves one of fewer images to a matrix product, which on AMD's processors
     has half of oneDNN's speed. Small ones do not pay the detour (docs/performance.md).
     """
-    batch, channels, height, width = x.shape
+    batch, _, height, width = x.shape
     return (
         batch < 16
         and x.device.type == "cpu"

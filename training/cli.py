@@ -35,6 +35,7 @@ from cli.types import register_types
 from core.errors import in_a_line, out_of_memory
 from core.files import write_whole
 from core.lock import alone_in
+from core.memory import keep_freed_memory
 from core.parent import end_with_parent
 from core.precision import has_bfloat16, precision_of_training, require_full_precision
 from core.secrets import without_secrets
@@ -277,8 +278,10 @@ class Train(LightningCLI):
         first = self.trainer.is_global_zero
         if is_child(self.trainer):
             end_with_parent()
-        if self.trainer.world_size == 1 and self.trainer.strategy.root_device.type == "cpu":
-            leave_busy_cores()
+        if self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
+            if self.trainer.world_size == 1:
+                leave_busy_cores()
         with alone_in(self.run.directory, "train.py") if first else nullcontext():
             require_whole_rows(self.run.directory)
             newest = newest_checkpoint(self.run.directory)  # which has been checked
