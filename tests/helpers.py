@@ -27,8 +27,8 @@ class Killed(Exception):
     """Stands for a node that went away."""
 
 
-def kill_at(monkeypatch: pytest.MonkeyPatch, images_seen: int) -> None:
-    """Make the batch after `images_seen` images fail, like a killed process."""
+def run_killed_at(images_seen: int, arguments: list[str], *more: str) -> None:
+    """Train, but the batch after `images_seen` images fails, like a killed process."""
     advance = ClockedModule.advance_clock
 
     def dying(self: ClockedModule, batch_size: int) -> None:
@@ -36,7 +36,10 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, images_seen: int) -> None:
             raise Killed
         advance(self, batch_size)
 
-    monkeypatch.setattr(ClockedModule, "advance_clock", dying)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClockedModule, "advance_clock", dying)
+        with pytest.raises(Killed):
+            run(arguments, *more)
 
 
 def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:

@@ -16,7 +16,7 @@ from networks.pggan import Growth
 from priors import load_prior
 from results.rows import read_rows
 from tests.conftest import REPOSITORY
-from tests.helpers import Killed, assert_equal, kill_at, logged, refused, run, saved
+from tests.helpers import assert_equal, logged, refused, run, run_killed_at, saved
 
 COMMON = [
     "--config=configs/demo_gan.yaml",
@@ -183,17 +183,12 @@ def test_growth_needs_both_networks_to_grow() -> None:
     [(SMALL, (32, 64)), (GROWING, (40, 48, 72, 128))],
     # small: in an epoch, at its end; growing: at 4px, as 8px begins, in the fade, after it
 )
-def test_resumes_bit_for_bit(
-    common: list[str], monkeypatch: pytest.MonkeyPatch, network: list[str], kills: tuple[int, ...]
-) -> None:
+def test_resumes_bit_for_bit(common: list[str], network: list[str], kills: tuple[int, ...]) -> None:
     options = [*network, *QUIET, "--checkpoints.every_minutes=0", "--data.flip=true"]
     whole = run(common, *options, "--run.name=whole")
     for killed_at in kills:
         run_name = f"--run.name=resumed-{killed_at}"
-        with monkeypatch.context() as patch:
-            kill_at(patch, killed_at)
-            with pytest.raises(Killed):
-                run(common, *options, run_name)
+        run_killed_at(killed_at, common, *options, run_name)
         resumed = run(common, *options, run_name)
         one, other = saved(whole), saved(resumed)
         for part in ("images_seen", "state_dict", "optimizer_states", "optimised_stage"):

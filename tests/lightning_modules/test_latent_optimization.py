@@ -16,13 +16,12 @@ from priors.load import load_prior
 from results.rows import read_rows
 from tests.conftest import TINY
 from tests.helpers import (
-    Killed,
     assert_same_checkpoint,
-    kill_at,
     logged,
     newest,
     refused,
     run,
+    run_killed_at,
     saved,
     without_recovery,
 )
@@ -122,20 +121,13 @@ def test_every_images_latent_is_in_the_table(tiny: list[str]) -> None:
     ],
 )
 def test_resumed_it_ends_at_the_same_weights_and_latents(
-    tiny: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    optimizer: str,
-    killed: int,
-    often: bool,
+    tiny: list[str], optimizer: str, killed: int, often: bool
 ) -> None:
     options = [*without_recovery(tiny), f"--model.optimizer={optimizer}"]
     options += ["--recovery.during.problems=[]", "--recovery.at_end.problems=[]"]
     whole = run(options, "--run.name=whole")
     cut = [*options, "--run.name=cut", f"--checkpoints.every_minutes={0 if often else 10}"]
-    with monkeypatch.context() as patch:
-        kill_at(patch, killed)
-        with pytest.raises(Killed):
-            run(cut)
+    run_killed_at(killed, cut)
     directory = run(cut)
     assert_same_checkpoint(whole, directory)
     assert np.array_equal(latents(whole), latents(directory))

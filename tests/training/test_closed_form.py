@@ -9,7 +9,7 @@ from datamodules.procedural import faces
 from networks.linear_flow import LinearFlow
 from priors.load import load_network, load_prior
 from results.rows import read_rows
-from tests.helpers import Killed, assert_same_checkpoint, kill_at, logged, newest, refused, run
+from tests.helpers import assert_same_checkpoint, logged, newest, refused, run, run_killed_at
 
 
 @pytest.fixture
@@ -60,15 +60,10 @@ def test_it_has_the_moments_of_its_images_and_their_mirror_images(
     assert (directory / "curves.png").exists() and list((directory / "samples").iterdir())
 
 
-def test_resumed_in_the_middle_it_ends_at_the_same_fit(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resumed_in_the_middle_it_ends_at_the_same_fit(tiny: list[str]) -> None:
     whole = run(tiny, "--run.name=whole")
     often = [*tiny, "--checkpoints.every_minutes=0", "--run.name=cut"]
-    with monkeypatch.context() as patch:
-        kill_at(patch, 32)
-        with pytest.raises(Killed):
-            run(often)
+    run_killed_at(32, often)
     with pytest.raises(ValueError, match=r"last.ckpt: .* has not been fitted yet"):
         load_prior(whole.parent / "cut")
     assert_same_checkpoint(whole, run(often))
@@ -78,14 +73,9 @@ def test_resumed_in_the_middle_it_ends_at_the_same_fit(
     assert prior["fitted_at"] == 80
 
 
-def test_a_run_cut_short_for_good_is_fitted_when_it_is_started_again(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_cut_short_for_good_is_fitted_when_it_is_started_again(tiny: list[str]) -> None:
     often = [*tiny, "--checkpoints.every_minutes=0"]
-    with monkeypatch.context() as patch:
-        kill_at(patch, 32)
-        with pytest.raises(Killed):
-            run(often)
+    run_killed_at(32, often)
     directory = run([*often, "--model.total_images=32"])
     assert load_prior(directory).images_seen == 32
     assert read_rows(directory)["psnr"].gt(10).all()

@@ -14,13 +14,19 @@ from datamodules.image_set import Distribution
 from datamodules.procedural import faces
 from priors import load_prior
 from results.rows import read_rows
-from tests.helpers import Killed, assert_same_checkpoint, kill_at, losses, newest, refused, run
+from tests.helpers import (
+    Killed,
+    assert_same_checkpoint,
+    losses,
+    newest,
+    refused,
+    run,
+    run_killed_at,
+)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_resumes_bit_for_bit(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch, accumulate: int
-) -> None:
+def test_resumes_bit_for_bit(tiny: list[str], accumulate: int) -> None:
     options = [
         f"--trainer.accumulate_grad_batches={accumulate}",
         "--data.flip=true",
@@ -31,10 +37,7 @@ def test_resumes_bit_for_bit(
     whole = run(tiny, *options, "--run.name=whole")
     for killed_at in (32, 64, 112):  # in the first epoch, at its end, in the next
         name = f"--run.name=resumed-{killed_at}"
-        with monkeypatch.context() as patch:
-            kill_at(patch, killed_at)
-            with pytest.raises(Killed):
-                run(tiny, *options, name)
+        run_killed_at(killed_at, tiny, *options, name)
         resumed = run(tiny, *options, name)
         assert_same_checkpoint(whole, resumed)
         assert losses(whole) == losses(resumed)
@@ -114,19 +117,14 @@ def shards(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_resumes_from_shards_read_by_workers(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_resumes_from_shards_read_by_workers(tiny: list[str], tmp_path: Path) -> None:
     prepare_faces(tmp_path, "a", range(70))
     prepare_faces(tmp_path, "b", range(100, 105))
     prepare_faces(tmp_path, "c", range(5), "out")
     arguments = from_shards(tiny, tmp_path)
     options = ["--data.num_workers=2", "--checkpoints.every_minutes=0"]
     whole = run(arguments, *options, "--run.name=whole")
-    with monkeypatch.context() as patch:
-        kill_at(patch, 104)
-        with pytest.raises(Killed):
-            run(arguments, *options, "--run.name=resumed")
+    run_killed_at(104, arguments, *options, "--run.name=resumed")
     resumed = run(arguments, *options, "--run.name=resumed")
     assert_same_checkpoint(whole, resumed)
     assert losses(whole) == losses(resumed)
