@@ -3,10 +3,9 @@
 Of a training step, loss and gradient in float32, and of a decode with the gradient of its latents,
 as recovery repeats it. A process of its own for each case tells by how much its memory grows above
 weights and gradients, at its peak, while freed memory goes back to the system at once; then the
-time, while it does not. The line
-through the batches' peaks gives MiB an image, MiB of any batch, and what a card of 80 GB holds;
-`--figure` draws peaks and lines. Targets: 7 times less memory an image, at most 1.4 times the time.
-Linux only: the peaks are /proc's.
+time, while it does not. The line through the batches' peaks gives MiB an image, MiB of any batch,
+and what a card of 80 GB holds; `--figure` draws peaks and lines. Targets: 7 times less memory an
+image, at most 1.4 times the time. Linux only: the peaks are /proc's.
 """
 
 import argparse
