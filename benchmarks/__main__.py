@@ -11,6 +11,7 @@ from types import ModuleType
 
 NAMES = (
     "decode",
+    "cpu",
     "training",
     "framework",
     "peers",
