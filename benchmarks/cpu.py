@@ -1,13 +1,14 @@
-"""What two settings for the CPU gain, with each other's and without, in one process.
+"""What two settings for the CPU gain: a training step in float32, a decode with its gradient.
 
-1x1 convolutions of few images as those of 16 (`networks.glow`), and freed memory that serves the
-next tensors instead of going back to the kernel (`core.memory`): a training step in float32 and a
-decode with the gradient of its latents. Linux with glibc only, for the second.
+1x1 convolutions of few images as those of 16 (`networks.glow`), against torch's choice in the same
+process; and freed memory that serves the next tensors (`core.memory`), against a process that
+gives it back to the kernel, in turn with it. One thread; the second needs Linux with glibc.
 """
 
 import argparse
-import ctypes
+import multiprocessing
 from collections.abc import Callable
+from multiprocessing.pool import Pool
 from typing import Any
 from unittest.mock import patch
 
@@ -17,7 +18,7 @@ from benchmarks.decode import gradient
 from benchmarks.measure import Ratio, alternate, print_table
 from benchmarks.networks import perturbed
 from benchmarks.training import step
-from core.memory import M_MMAP_THRESHOLD, keep_freed_memory
+from core.memory import keep_freed_memory
 from networks.glow import Glow
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -25,7 +26,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "64px, hidden 128": {"image_size": 64, "steps": 12, "levels": 4, "hidden": 128},
     "64px, hidden 512": {"image_size": 64, "steps": 4, "levels": 4, "hidden": 512},
 }
-GLIBCS_OWN = 32 * 2**20  # what its threshold grows to
+WORKS = ("step", "decode")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -36,13 +37,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    torch.set_num_threads(1)
     rows = [
-        [name, batch, work, *gains(call, options.repetitions)]
+        [name, batch, work, *gains(network, batch, work, options.repetitions)]
         for name, network in NETWORKS.items()
         if options.only in name
         for batch in options.batches
-        for work, call in works(network, batch).items()
+        for work in WORKS
     ]
     print_table(
         ["network", "images", "work", "1x1 as 16 images", "memory kept"],
@@ -51,27 +51,49 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
-def works(network: dict[str, Any], batch: int) -> dict[str, Callable[[], object]]:
+def gains(network: dict[str, Any], batch: int, work: str, repetitions: int) -> list[str]:
+    with process(network, batch, work, True) as kept, process(network, batch, work, False) as back:
+        plain, by_16 = kept.apply(convolutions, (repetitions,))
+        slow, fast = alternate(
+            lambda: back.apply(once), lambda: kept.apply(once), repetitions=repetitions, warm_up=3
+        )
+    return [str(Ratio.of(plain, by_16)), str(Ratio.of(slow, fast))]
+
+
+def process(network: dict[str, Any], batch: int, work: str, keep: bool) -> Pool:
+    context = multiprocessing.get_context("spawn")
+    return context.Pool(1, initializer=prepare, initargs=(network, batch, work, keep))
+
+
+# --- in a process
+
+
+_call: Callable[[], object]
+
+
+def prepare(network: dict[str, Any], batch: int, work: str, keep: bool) -> None:
+    global _call
+    torch.set_num_threads(1)
+    if keep:
+        keep_freed_memory()
     glow = perturbed(Glow(**network, last_level_steps=network["steps"]))
-    frozen = glow.frozen()
     images = torch.rand(batch, *glow.image_shape) - 0.5
-    latents = 0.5 * torch.randn(batch, glow.latent_dim)
-    return {
-        "step": step(glow, Glow.forward, images),
-        "decode": lambda: gradient(frozen.inverse, latents, images),
-    }
+    if work == "step":
+        _call = step(glow, Glow.forward, images)
+        return
+    frozen, latents = glow.frozen(), 0.5 * torch.randn(batch, glow.latent_dim)
+    _call = lambda: gradient(frozen.inverse, latents, images)  # noqa: E731
 
 
-def gains(call: Callable[[], object], repetitions: int) -> list[str]:
+def convolutions(repetitions: int) -> list[list[float]]:
+    """Time the work as torch chooses and by 16, in turn."""
+
     def as_torch_chooses() -> None:
         with patch("networks.glow._few_images", lambda x: False):
-            call()
+            _call()
 
-    def given_back() -> None:
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, GLIBCS_OWN)
-        call()
-        keep_freed_memory()
+    return alternate(as_torch_chooses, _call, repetitions=repetitions)
 
-    keep_freed_memory()
-    times, plain, mapped = alternate(call, as_torch_chooses, given_back, repetitions=repetitions)
-    return [str(Ratio.of(plain, times)), str(Ratio.of(mapped, times))]
+
+def once() -> None:
+    _call()

@@ -1,37 +1,55 @@
 """python -m benchmarks cpu: each setting is on in one contestant and off in the other."""
 
 import argparse
-import platform
+import resource
 
 import pytest
 import torch
-from torch import Tensor
 
 import networks.glow
 from benchmarks import cpu
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_settings_are_taken_off_and_put_back(
+def few_images() -> bool:
+    return networks.glow._few_images(torch.zeros(2, 128, 16, 16))
+
+
+def test_convolutions_are_timed_as_torch_chooses_and_by_16(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(cpu, "_call", lambda: seen.append(few_images()), raising=False)
+    cpu.convolutions(2)
+    assert seen == [False, True] * 3  # once to warm up
+    assert few_images()
+
+
+def faults() -> int:
+    """Page faults of a call."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    cpu.once()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.slow
+def test_a_process_keeps_freed_memory_and_another_does_not() -> None:
+    network = {"image_size": 64, "steps": 1, "levels": 1, "hidden": 512}
+    counts = []
+    for keep in (True, False):
+        with cpu.process(network, 17, "decode", keep) as pool:  # a layer takes 34 MiB
+            counts.append([pool.apply(faults) for _ in range(6)][-1])
+    kept, returned = counts
+    assert kept < returned / 4
+
+
+def test_the_table_has_a_row_for_each_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few, by_16 = networks.glow._few_images, networks.glow.Affine._by_16
-    calls: list[int] = []
-
-    def counted(self: networks.glow.Affine, x: Tensor) -> Tensor:
-        calls.append(len(x))
-        return by_16(self, x)
-
-    monkeypatch.setattr(networks.glow.Affine, "_by_16", counted)
-    tiny = {"image_size": 32, "steps": 1, "levels": 1, "hidden": 128}
-    monkeypatch.setattr(cpu, "NETWORKS", {"tiny": tiny})
+    tiny = {"image_size": 8, "steps": 1, "levels": 1, "hidden": 8}
+    monkeypatch.setattr(cpu, "NETWORKS", {"tiny": tiny, "other": tiny})
     parser = argparse.ArgumentParser()
     cpu.add_options(parser)
-    threads = torch.get_num_threads()
-    cpu.run(parser.parse_args(["--batches", "2", "16", "--repetitions", "2"]))
-    torch.set_num_threads(threads)
-    assert networks.glow._few_images is few
-    # 2 works x (1 + 2 times) x the 2 of 3 contestants that have it; batches of 16 do without it
-    assert calls == [2] * 12
-    out = capsys.readouterr().out
-    assert out.count("| tiny ") == 4 and "1x1 as 16 images" in out
+    cpu.run(parser.parse_args(["--only=tiny", "--batches", "2", "--repetitions=2"]))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1:4] for line in lines if "tiny" in line] == [
+        [" tiny    ", " 2      ", " step   "],
+        [" tiny    ", " 2      ", " decode "],
+    ]
