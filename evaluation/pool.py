@@ -181,9 +181,10 @@ def _start(
     parent = multiprocessing.parent_process()
     end_with_parent(lambda: parent is None or parent.is_alive())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    keep_freed_memory()
     torch.set_num_threads(threads)
     rows, device = places.get()
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
     _worker = Worker(make(torch.device(device)), Path(rows), folder / "pictures")
 
 

@@ -476,12 +476,15 @@ def _few_images(x: Tensor) -> bool:
     """Return whether a 1x1 convolution is faster on the pixels of x (B, C, H, W) as 16 images.
 
     On one thread torch leaves one of fewer images to a matrix product, which on AMD's processors
-    has half of oneDNN's speed. Small ones do not pay the detour (docs/performance.md).
+    has half of oneDNN's speed. Small ones do not pay the detour, and without oneDNN none does
+    (docs/performance.md).
     """
     batch, _, height, width = x.shape
     return (
         batch < 16
         and x.device.type == "cpu"
+        and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)
         and x.dtype == torch.float32
         and torch.get_num_threads() == 1
         and batch * height * width % 16 == 0

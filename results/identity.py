@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from core.files import drop_cut_line, naming
 from core.secrets import is_secret
+from results.rows import AGAIN
 
 # Classes that have moved keep their first name here, so that their rows stay done.
 FIRST_NAMED = {
@@ -25,44 +26,55 @@ FIRST_NAMED = {
 
 
 class ConfigTexts:
-    """Short hashes of configurations; stores their texts in the file at `path` if given.
+    """Short hashes of configurations; stores each text once, in the file at `path` if given.
 
-    Their order tells which of two came later, so a configuration that is taken up again is stored
-    again. Raises ValueError, naming the file, if it holds anything else.
+    The order of its lines tells which of two came later. Raises ValueError, naming the file, if it
+    holds anything else.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.lines: list[str] = []
-        self.places: dict[str, int] = {}  # of the last line of each
+        self.places: dict[tuple[str, str], int] = {}  # of a config's text, or of its last use again
         if path is not None and path.exists():
             drop_cut_line(path)
             try:
-                self.lines = path.read_text().splitlines()
-                self.places = {json.loads(line)["hash"]: i for i, line in enumerate(self.lines)}
-            except (KeyError, TypeError, ValueError) as error:
+                for place, line in enumerate(path.read_text().splitlines()):
+                    told = json.loads(line)
+                    self.places[told["hash"], _text(told.get(AGAIN))] = place
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise ValueError(f"{path} is damaged: {error!r}. Move it away") from error
 
     def hash(self, **config: Any) -> str:
-        text = json.dumps(config, sort_keys=True, default=str)
-        short = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
-        if self.path is not None and short not in self.places:
-            self._append(short, json.dumps({"hash": short, "config": config}, default=str))
+        short = hashlib.blake2b(_text(config).encode(), digest_size=5).hexdigest()
+        if (short, _text(None)) not in self.places:
+            self._append(short, None, {"config": config})
         return short
 
-    def put_after(self, config: str, others: Iterable[str]) -> None:
-        """Store a known configuration again if any of the others has been used since."""
-        place = self.places.get(config)
-        if place is not None and any(self.places.get(other, -1) > place for other in others):
-            self._append(config, self.lines[place])
+    def put_after(self, config: str, others: Iterable[str], rows: dict[str, Any]) -> None:
+        """Note that `config` is in use again for `rows`, if another has been used since for them.
 
-    def _append(self, config: str, line: str) -> None:
-        assert self.path is not None
+        Args:
+            config: its hash.
+            others: hashes of what else these rows have been recovered under.
+            rows: the columns and values that they share.
+        """
+        if any(self._place(other, rows) > self._place(config, rows) for other in others):
+            self._append(config, rows, {AGAIN: rows})
+
+    def _place(self, config: str, rows: dict[str, Any]) -> int:
+        return max(self.places.get((config, _text(of)), -1) for of in (None, rows))
+
+    def _append(self, config: str, rows: dict[str, Any] | None, told: dict[str, Any]) -> None:
+        if self.path is None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with naming(self.path), self.path.open("a") as file:
-            file.write(line + "\n")
-        self.places[config] = len(self.lines)
-        self.lines.append(line)
+            file.write(json.dumps({"hash": config, **told}, default=str) + "\n")
+        self.places[config, _text(rows)] = 1 + max(self.places.values(), default=-1)
+
+
+def _text(told: dict[str, Any] | None) -> str:
+    return json.dumps(told, sort_keys=True, default=str)
 
 
 def describe(thing: object) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from core.files import drop_cut_line, naming, whole_lines, write_whole
 RECOVERY = ["run", "prior", "images_seen", "dataset"]
 RECOVERY += ["problem", "gamma", "method", "variant", "seed"]
 KEY = [*RECOVERY, "image"]
+OF_A_JOB = ["images_seen", "dataset", "problem", "method", "variant", "seed"]  # within one run
+AGAIN = "again"  # in a line of configs.jsonl: for rows of which job a config is in use again
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,10 @@ class RowFile:
 def read_rows(path: Path | str, *, every: bool = False) -> pd.DataFrame:
     """Read the rows of a file, or of all `rows*.csv` in a run directory.
 
-    Of rows with one key, that of the config counts that `configs.jsonl` has last, and of one config
-    the last. A config stops counting once any of its images has been recovered under a later one.
-    `every=True` returns all rows. A last line that is cut short, or that a process is writing, is
-    no row.
+    Of rows with one key the last counts; of several files, that of the config that `configs.jsonl`
+    has last. A config stops counting once any of its images has been recovered under another one,
+    until it is taken up again (`ConfigTexts.put_after`). `every=True` returns all rows. A last line
+    that is cut short, or that a process is writing, is no row.
 
     Raises FileNotFoundError if there are none, ValueError for a damaged file, by its name.
     """
@@ -117,9 +119,12 @@ def read_rows(path: Path | str, *, every: bool = False) -> pd.DataFrame:
     if not files or not files[0].exists():
         raise FileNotFoundError(f"no rows at {path}: expected a rows.csv written by a run")
     rows = pd.concat([_read(file) for file in files], ignore_index=True)
-    if path.is_dir():
-        place = rows["config"].map(_last_used(path)).fillna(-1)
-        rows = rows.iloc[place.argsort(kind="stable")].reset_index(drop=True)
+    first, again = _used(path if path.is_dir() else path.parent)
+    if len(files) > 1:
+        age = rows["config"].map(first).fillna(-1)
+        rows = rows.iloc[age.argsort(kind="stable")].reset_index(drop=True)
+    if again:
+        rows = _taken_up_last(rows, first, again)
     told = rows[rows["kind"] != ""].drop_duplicates("config").set_index("config")["kind"]
     rows["kind"] = rows["kind"].where(rows["kind"] != "", rows["config"].map(told)).fillna("")
     return rows if every else rows[~superseded(rows)].reset_index(drop=True)
@@ -130,16 +135,46 @@ def _by_number(file: Path) -> tuple[int, str]:
     return len(file.name), file.name
 
 
-def _last_used(folder: Path) -> dict[str, int]:
-    """The configs of a folder by the place at which a process last took them up.
+Uses = dict[tuple[str, tuple[Any, ...]], int]  # places, by config and the values of OF_A_JOB
+
+
+def _used(folder: Path) -> tuple[dict[str, int], Uses]:
+    """Tell at which place the folder's configs were first used, and for which rows last again.
 
     Of several processes' files, the first that knows a config tells. Copying a folder changes its
     files' times, but not this.
     """
-    places: dict[str, int] = {}
+    first: dict[str, int] = {}
+    again: Uses = {}
     for file in _config_files(folder):
-        places = {config: place for place, config, _ in _configs(file)} | places
-    return places
+        own: Uses = {}
+        for place, config, told in _configs(file):
+            if AGAIN in told:
+                own[config, tuple(told[AGAIN][column] for column in OF_A_JOB)] = place
+            else:
+                first.setdefault(config, place)
+        again = own | again
+    return first, again
+
+
+def _taken_up_last(rows: pd.DataFrame, first: dict[str, int], again: Uses) -> pd.DataFrame:
+    """Put the rows of jobs that have returned to a config in the order of their configs' uses."""
+    jobs = list(zip(*(rows[column] for column in OF_A_JOB), strict=True))
+    returned = {job for _, job in again}
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for index, job in enumerate(jobs):
+        if job in returned:
+            places.setdefault(job, []).append(index)
+    order = list(range(len(rows)))
+    for job, indices in places.items():
+        use = {
+            config: again.get((config, job), first.get(config, -1))
+            for config in rows["config"].iloc[indices].unique()
+        }
+        sorted_ = sorted(indices, key=lambda index: use[rows["config"].iat[index]])
+        for index, source in zip(indices, sorted_, strict=True):
+            order[index] = source
+    return rows.iloc[order].reset_index(drop=True)
 
 
 def measured(folder: Path) -> pd.DataFrame:
@@ -150,7 +185,9 @@ def measured(folder: Path) -> pd.DataFrame:
             "prepared": text.get("set"),
         }
         for file in _config_files(folder)
-        for _, config, text in _configs(file)
+        for _, config, line in _configs(file)
+        if AGAIN not in line
+        for text in [dict(line.get("config") or {})]
     }
     return pd.DataFrame.from_dict(
         told, orient="index", columns=["operator", "prepared"], dtype=object
@@ -162,14 +199,16 @@ def _config_files(folder: Path) -> list[Path]:
 
 
 def _configs(file: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield place, hash and text of each config of a file; raise ValueError if it is damaged."""
+    """Yield place, hash and line of each config of a file; raise ValueError if it is damaged."""
     for place, line in enumerate(whole_lines(file).splitlines()):
         try:
             told = json.loads(line)
-            config, text = str(told["hash"]), dict(told.get("config") or {})
+            config = str(told["hash"])
+            for part in ("config", AGAIN):
+                dict(told.get(part) or {})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{file} is damaged: {error!r}. Move it away") from error
-        yield place, config, text
+        yield place, config, told
 
 
 def superseded(rows: pd.DataFrame) -> pd.Series:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -140,8 +139,11 @@ class Job:
     def take_up(self, rows: pd.DataFrame, texts: ConfigTexts) -> "Job":
         """Return the job as it was begun; its rows count, whatever took their place since."""
         job = self.as_begun(rows)
-        same = rows_of(rows, **job.key) & np.isclose(rows["gamma"], job.template.gamma)
-        texts.put_after(job.template.config, set(rows.loc[same, "config"]))
+        same = rows[rows_of(rows, **job.key)]
+        done = same[same["config"] == job.template.config]
+        gammas = done["gamma"] if len(done) else [float(f"{job.template.gamma:.6g}")]
+        rivals = same[same["gamma"].isin(gammas)]
+        texts.put_after(job.template.config, set(rivals["config"]), job.key)
         return job
 
     @property

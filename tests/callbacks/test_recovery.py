@@ -94,17 +94,20 @@ def test_recovery_goes_on_with_another_number_of_devices(tiny: list[str]) -> Non
     assert sorted(watched["images_seen"].unique()) == [64, 124, 184, 244]  # 5 steps of 12 apart
 
 
-def test_an_option_changed_back_shows_its_own_rows_again(tiny: list[str]) -> None:
+def test_options_changed_back_show_their_own_rows_again(tiny: list[str]) -> None:
+    """And a method keeps its own where another one takes its settings."""
     options = ["--model.total_images=64", "--recovery.at_end.problems=[cs-25%]"]
-    evaluations = "--recovery.methods.latent-search.init_args.evaluations"
+    search = "class_path: recovery.latent_search.LatentSearch"
 
-    def shown(count: int) -> pd.DataFrame:
-        return read_rows(run(tiny, *options, f"{evaluations}={count}"))
+    def evaluations(quick: int, full: int) -> dict[str, int]:
+        two = {"quick": quick, "full": full}
+        methods = [f"{n}: {{{search}, init_args: {{evaluations: {k}}}}}" for n, k in two.items()]
+        rows = read_rows(run(tiny, *options, f"--recovery.methods={{{', '.join(methods)}}}"))
+        assert len(rows) == 2 * 2 * 5
+        return dict(rows.groupby("method")["evaluations"].max())
 
-    first = shown(10)
-    assert (shown(2)["evaluations"] <= 2).all()
-    for _ in range(2):
-        pd.testing.assert_frame_equal(shown(10), first)
+    for quick, full in [(2, 4), (4, 5), (2, 4), (2, 4), (4, 2), (4, 2), (2, 2), (4, 2)]:
+        assert evaluations(quick, full) == {"quick": quick, "full": full}
 
 
 @pytest.mark.parametrize("method_batches", [2, 16])

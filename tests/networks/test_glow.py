@@ -139,6 +139,8 @@ def test_a_1x1_convolution_of_few_images_is_that_of_many(shape: tuple[int, ...])
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
     assert networks.glow._few_images(x) == (shape[-1] == 16)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not networks.glow._few_images(x)
     weight = torch.randn(24, shape[1], 1, 1, generator=generator)
     inputs = [t.requires_grad_() for t in (x, weight, torch.randn(24, generator=generator))]
     cotangent = torch.randn(shape[0], 24, *shape[2:], generator=generator)

@@ -78,18 +78,20 @@ def test_other_settings_have_another_hash(tmp_path: Path) -> None:
     assert len((tmp_path / "configs.jsonl").read_text().splitlines()) == 5
 
 
-def test_a_config_taken_up_again_is_stored_again_once(tmp_path: Path) -> None:
+def test_a_config_in_use_again_is_noted_once_for_its_rows(tmp_path: Path) -> None:
     path = tmp_path / "configs.jsonl"
     one, other = [ConfigTexts(path).hash(m=m) for m in (3, 4)]
+    both, rows = {one, other, "of another file"}, {"method": "x", "seed": 0}
     for _ in range(2):
-        ConfigTexts(path).put_after(other, {one, other})  # is last already
+        ConfigTexts(path).put_after(other, both, rows)  # is last already
         assert len(path.read_text().splitlines()) == 2
     for _ in range(2):
-        ConfigTexts(path).put_after(one, {one, other, "of another file"})
-        first, _, again = path.read_text().splitlines()
-        assert first == again and json.loads(again)["hash"] == one
-    ConfigTexts(path).put_after("unknown", {one, other})
-    assert len(path.read_text().splitlines()) == 3
+        ConfigTexts(path).put_after(one, both, rows)
+        _, _, again = map(json.loads, path.read_text().splitlines())
+        assert again == {"hash": one, "again": rows}
+    ConfigTexts(path).put_after(other, both, {"method": "y", "seed": 0})  # is last for these
+    ConfigTexts(path).put_after(other, both, rows)
+    assert len(path.read_text().splitlines()) == 4
 
 
 def test_a_config_cut_short_by_a_crash_is_written_again(tmp_path: Path) -> None:

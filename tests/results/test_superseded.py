@@ -1,5 +1,6 @@
 """Which rows count: those of a config that was replaced do not, those of another process do."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -83,17 +84,44 @@ def test_of_several_files_the_config_first_used_last_counts_whenever_they_were_w
     assert read_rows(tmp_path)["psnr"].tolist() == [3.0] * 4
 
 
+JOB = {"images_seen": 100, "dataset": "faces-val", "problem": "cs-10%", "method": "csgm"}
+JOB |= {"variant": "", "seed": 0}
+
+
+def use_again(path: Path, config: str, **job: object) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps({"hash": config, "again": JOB | job}) + "\n")
+
+
 def test_a_config_taken_up_again_replaces_the_one_between(tmp_path: Path) -> None:
-    RowFile(tmp_path / "rows.csv").append(
-        [*rows("one", "abc", psnr=1.0), *rows("two", "ab", psnr=2.0)]
-    )
-    configs(tmp_path / "configs.jsonl", "one", "two")
+    file = tmp_path / "rows.csv"
+    RowFile(file).append([*rows("one", "abc", psnr=1.0), *rows("two", "ab", psnr=2.0)])
+    texts = tmp_path / "configs.jsonl"
+    configs(texts, "one", "two")
     assert read_rows(tmp_path)["psnr"].tolist() == [2.0] * 2
-    configs(tmp_path / "configs.jsonl", "one", "two", "one")
-    assert read_rows(tmp_path)["psnr"].tolist() == [1.0] * 3
+    use_again(texts, "one", seed=1)  # of other rows
+    assert read_rows(tmp_path)["psnr"].tolist() == [2.0] * 2
+    use_again(texts, "one")
+    for path in (tmp_path, file):
+        assert read_rows(path)["psnr"].tolist() == [1.0] * 3
     RowFile(tmp_path / "rows-rank1.csv").append(rows("two", "c", psnr=2.0))
     configs(tmp_path / "configs-rank1.jsonl", "two")
     assert read_rows(tmp_path)["psnr"].tolist() == [1.0] * 3
+    use_again(texts, "two")
+    assert read_rows(tmp_path)["psnr"].tolist() == [2.0] * 3
+
+
+def test_methods_that_trade_their_configs_keep_apart(tmp_path: Path) -> None:
+    """As {x: 1, y: 2}, then {x: 2, y: 1}: in one file, its order tells."""
+    file = RowFile(tmp_path / "rows.csv")
+    for psnr, used in enumerate([{"x": "one", "y": "two"}, {"x": "two", "y": "one"}]):
+        for method, config in used.items():
+            file.append(rows(config, "ab", method=method, psnr=float(psnr)))
+    texts = tmp_path / "configs.jsonl"
+    configs(texts, "one", "two")
+    assert read_rows(tmp_path)["psnr"].tolist() == [1.0] * 4
+    use_again(texts, "one", method="y")
+    assert read_rows(tmp_path)["psnr"].tolist() == [1.0] * 4
 
 
 def test_old_rows_take_the_kind_that_new_rows_of_their_config_tell(tmp_path: Path) -> None:
