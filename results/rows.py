@@ -19,7 +19,7 @@ from core.files import drop_cut_line, naming, whole_lines, write_whole
 RECOVERY = ["run", "prior", "images_seen", "dataset"]
 RECOVERY += ["problem", "gamma", "method", "variant", "seed"]
 KEY = [*RECOVERY, "image"]
-OF_A_JOB = ["images_seen", "dataset", "problem", "method", "variant", "seed"]  # within one run
+OF_A_JOB = ["images_seen", "dataset", "problem", "method", "seed"]  # within one run, all variants
 AGAIN = "again"  # in a line of configs.jsonl: for rows of which job a config is in use again
 
 
@@ -150,7 +150,7 @@ def _used(folder: Path) -> tuple[dict[str, int], Uses]:
         own: Uses = {}
         for place, config, told in _configs(file):
             if AGAIN in told:
-                own[config, tuple(told[AGAIN][column] for column in OF_A_JOB)] = place
+                own[config, tuple(told[AGAIN].get(column) for column in OF_A_JOB)] = place
             else:
                 first.setdefault(config, place)
         again = own | again
@@ -187,7 +187,7 @@ def measured(folder: Path) -> pd.DataFrame:
         for file in _config_files(folder)
         for _, config, line in _configs(file)
         if AGAIN not in line
-        for text in [dict(line.get("config") or {})]
+        for text in [line.get("config") or {}]
     }
     return pd.DataFrame.from_dict(
         told, orient="index", columns=["operator", "prepared"], dtype=object

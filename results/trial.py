@@ -148,20 +148,21 @@ class Job:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What the rows of this job share, under whichever configuration."""
+        """What the rows of this job share, under whichever configuration and in every variant."""
         row = self.template
         return {
             "images_seen": row.images_seen,
             "dataset": self.images.name,
             "problem": row.problem,
             "method": row.method,
-            "variant": self.method.variant,
             "seed": row.seed,
         }
 
     def missing(self, rows: pd.DataFrame) -> list[int]:
         """Find the positions of the images that have no row of this job yet."""
-        of_this = rows_of(rows, config=self.template.config, **self.key)
+        of_this = rows_of(
+            rows, config=self.template.config, variant=self.method.variant, **self.key
+        )
         done = set(rows.loc[of_this, "image"])
         return [i for i, name in enumerate(self.images.image_names) if name not in done]
 

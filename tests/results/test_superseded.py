@@ -85,7 +85,7 @@ def test_of_several_files_the_config_first_used_last_counts_whenever_they_were_w
 
 
 JOB = {"images_seen": 100, "dataset": "faces-val", "problem": "cs-10%", "method": "csgm"}
-JOB |= {"variant": "", "seed": 0}
+JOB |= {"seed": 0}
 
 
 def use_again(path: Path, config: str, **job: object) -> None:
@@ -109,6 +109,20 @@ def test_a_config_taken_up_again_replaces_the_one_between(tmp_path: Path) -> Non
     assert read_rows(tmp_path)["psnr"].tolist() == [1.0] * 3
     use_again(texts, "two")
     assert read_rows(tmp_path)["psnr"].tolist() == [2.0] * 3
+
+
+def test_every_variant_of_a_job_returns_with_it(tmp_path: Path) -> None:
+    both = ("last", "least-residual")
+    RowFile(tmp_path / "rows.csv").append(
+        row
+        for psnr, config in enumerate(("one", "two"))
+        for variant in both
+        for row in rows(config, "ab", variant=variant, psnr=float(psnr))
+    )
+    configs(tmp_path / "configs.jsonl", "one", "two")
+    use_again(tmp_path / "configs.jsonl", "one")
+    read = read_rows(tmp_path)
+    assert read["psnr"].tolist() == [0.0] * 4 and set(read["variant"]) == set(both)
 
 
 def test_methods_that_trade_their_configs_keep_apart(tmp_path: Path) -> None:
