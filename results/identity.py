@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core.files import drop_cut_line, naming
 from core.secrets import is_secret
-from results.rows import AGAIN
+from results.rows import AGAIN, config_lines
 
 # Classes that have moved keep their first name here, so that their rows stay done.
 FIRST_NAMED = {
@@ -37,12 +37,8 @@ class ConfigTexts:
         self.places: dict[tuple[str, str], int] = {}  # of a config's text, or of its last use again
         if path is not None and path.exists():
             drop_cut_line(path)
-            try:
-                for place, line in enumerate(path.read_text().splitlines()):
-                    told = json.loads(line)
-                    self.places[told["hash"], _text(told.get(AGAIN))] = place
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise ValueError(f"{path} is damaged: {error!r}. Move it away") from error
+            for place, config, told in config_lines(path):
+                self.places[config, _text(told.get(AGAIN))] = place
 
     def hash(self, **config: Any) -> str:
         short = hashlib.blake2b(_text(config).encode(), digest_size=5).hexdigest()

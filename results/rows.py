@@ -148,7 +148,7 @@ def _used(folder: Path) -> tuple[dict[str, int], Uses]:
     again: Uses = {}
     for file in _config_files(folder):
         own: Uses = {}
-        for place, config, told in _configs(file):
+        for place, config, told in config_lines(file):
             if AGAIN in told:
                 own[config, tuple(told[AGAIN].get(column) for column in OF_A_JOB)] = place
             else:
@@ -185,7 +185,7 @@ def measured(folder: Path) -> pd.DataFrame:
             "prepared": text.get("set"),
         }
         for file in _config_files(folder)
-        for _, config, line in _configs(file)
+        for _, config, line in config_lines(file)
         if AGAIN not in line
         for text in [line.get("config") or {}]
     }
@@ -198,7 +198,7 @@ def _config_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("configs*.jsonl"), key=_by_number)
 
 
-def _configs(file: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+def config_lines(file: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Yield place, hash and line of each config of a file; raise ValueError if it is damaged."""
     for place, line in enumerate(whole_lines(file).splitlines()):
         try:
