@@ -34,7 +34,7 @@ lint: .venv/ready  ## style, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: .venv/ready  ## what docs/performance.md and solvers.md measure, by name
+bench: .venv/ready  ## what docs/performance.md, peers.md and solvers.md measure, by name
 	$(BIN)/python -m benchmarks
 
 format: .venv/ready  ## format the code
